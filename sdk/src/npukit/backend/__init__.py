@@ -1,0 +1,26 @@
+"""The seam between npukit and an accelerator: op constraints, SoCs, backends, programs and sessions."""
+
+from npukit.backend._base import Backend, Precision, Program, Session
+from npukit.backend._constraint import OpConstraint, Port, Problem, Soc, grid_matches, load_constraints, load_socs
+from npukit.backend._kernel import Accumulator, Call, Kernel, KernelBackend, Result, Value, container
+
+__all__ = [
+    "Accumulator",
+    "Backend",
+    "Call",
+    "Kernel",
+    "KernelBackend",
+    "OpConstraint",
+    "Port",
+    "Precision",
+    "Problem",
+    "Program",
+    "Result",
+    "Session",
+    "Soc",
+    "Value",
+    "container",
+    "grid_matches",
+    "load_constraints",
+    "load_socs",
+]

@@ -1,0 +1,160 @@
+"""The seam: what a backend is, and what running on one looks like."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+import attrs
+
+from npukit.backend._constraint import OpConstraint, Soc
+from npukit.encoding import Array, Encoding
+from npukit.errors import DataError, UsageError, did_you_mean
+from npukit.graph import Graph, Tensor
+
+
+@attrs.frozen
+class Precision:
+    """The types that a backend gives to tensors nobody else decided on."""
+
+    activations: str = "uint8"
+    weights: str = "int8"
+    bias: str = "int32"
+    per_channel: bool = True
+
+
+@attrs.frozen(eq=False)
+class Program:
+    """A model compiled for one SoC of one backend; ``payload`` is the backend's own."""
+
+    backend: str
+    soc: Soc
+    graph: Graph
+    encodings: Mapping[str, Encoding]
+    payload: Any = None
+
+
+class Session(abc.ABC):
+    """A program that is loaded and can run; a context manager."""
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        return tuple(self.program.graph.tensor(name) for name in self.program.graph.inputs)
+
+    @property
+    def outputs(self) -> tuple[Tensor, ...]:
+        return tuple(self.program.graph.tensor(name) for name in self.program.graph.outputs)
+
+    def run(self, feeds: Mapping[str, Array], tensors: Sequence[str] | None = None) -> dict[str, Array]:
+        """Run once.
+
+        ``feeds`` has every graph input, real values in the model's own dtype. Returns real values (dequantized) of the graph
+        outputs, or of ``tensors``, which may name any tensor of the graph. Raises DataError when an input is missing, unknown,
+        not finite, or of another dtype or shape.
+        """
+        check_feeds(self.program.graph, feeds)
+        wanted = tuple(self.program.graph.outputs if tensors is None else tensors)
+        for name in wanted:
+            if name not in self.program.graph.tensors:
+                raise DataError(f"tensor '{name}' is not in the model", hint=did_you_mean(name, self.program.graph.tensors))
+        return self._run(feeds, wanted)
+
+    @abc.abstractmethod
+    def _run(self, feeds: Mapping[str, Array], tensors: Sequence[str]) -> dict[str, Array]: ...
+
+    def metrics(self) -> dict[str, Any]:
+        """What the session knows about its own cost; empty by default."""
+        return {}
+
+    def close(self) -> None:
+        """Free what the session holds; running afterwards is an error of the caller."""
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+class Backend(abc.ABC):
+    """An accelerator. Subclass this when you own compile and open; subclass KernelBackend when you bring numpy kernels.
+
+    ``name`` is what ``--backend`` takes; ``title`` one line for people; ``default_soc`` the SoC used when none is named.
+    """
+
+    name: str
+    title: str = ""
+    default_soc: str = ""
+
+    def socs(self) -> tuple[Soc, ...]:
+        """The SoCs this backend knows; at least one."""
+        return (Soc(self.name, ""),)
+
+    def soc(self, name: str = "") -> Soc:
+        """The SoC called ``name`` (any case), or the default; an architecture ("v79") gives the first SoC that has it."""
+        known = self.socs()
+        wanted = (name or self.default_soc or known[0].name).lower()
+        for soc in known:
+            if soc.name.lower() == wanted:
+                return soc
+        for soc in known:
+            if soc.arch.lower() == wanted:
+                return soc
+        names = [s.name for s in known] + sorted({s.arch for s in known if s.arch})
+        raise UsageError(f"backend '{self.name}' has no SoC '{name}'", hint=did_you_mean(name, names), code="unknown-soc")
+
+    def constraints(self) -> tuple[OpConstraint, ...]:
+        """All op constraint rows; an empty tuple means that everything is accepted."""
+        return ()
+
+    def precision(self, soc: Soc) -> Precision:
+        """The default types on ``soc``."""
+        return Precision()
+
+    def fusions(self) -> tuple[tuple[str, ...], ...]:
+        """Op sequences that run as one, such as ("Conv", "Relu"): the tensors inside take the grid of the last output."""
+        return ()
+
+    def supports(self, op: str, domain: str = "") -> bool:
+        """Whether the backend has an implementation of the op; constraints may accept more than is implemented."""
+        return True
+
+    def prepare(self, graph: Graph) -> Graph:
+        """The backend's own rewrites (fold batch-norm and the like); names are kept, or mapped in ``origin_names``."""
+        return graph
+
+    @abc.abstractmethod
+    def compile(self, graph: Graph, encodings: Mapping[str, Encoding], soc: Soc) -> Program:
+        """Make a program from a prepared graph and the encodings of its tensors."""
+
+    @abc.abstractmethod
+    def open(self, program: Program) -> Session:
+        """Load a program on a device."""
+
+
+def check_feeds(graph: Graph, feeds: Mapping[str, Array]) -> None:
+    """Raise DataError when ``feeds`` does not fit the graph's inputs in names, dtypes, ranks and static dims, or is not finite."""
+    import numpy as np
+
+    for name in feeds:
+        if name not in graph.inputs:
+            raise DataError(f"'{name}' is not an input of the model", hint=did_you_mean(name, graph.inputs))
+    for name in graph.inputs:
+        tensor = graph.tensor(name)
+        if name not in feeds:
+            raise DataError(f"input '{name}' is missing", hint=f"the model takes {', '.join(graph.inputs)}")
+        value = np.asarray(feeds[name])
+        if tensor.dtype and str(value.dtype) != tensor.dtype:
+            raise DataError(f"input '{name}' is {value.dtype}, the model takes {tensor.dtype}")
+        shape = tensor.shape
+        if shape is not None and (
+            len(shape) != value.ndim or any(isinstance(d, int) and d != v for d, v in zip(shape, value.shape, strict=True))
+        ):
+            raise DataError(f"input '{name}' has shape {list(value.shape)}, the model takes {list(shape)}")
+        if value.dtype.kind == "f" and not np.all(np.isfinite(value)):
+            raise DataError(f"input '{name}' has NaN or infinite values")

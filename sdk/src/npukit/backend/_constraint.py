@@ -1,0 +1,160 @@
+"""Op constraints as data: what a backend accepts for each port of each op."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+import yaml
+
+from npukit.encoding import Encoding
+from npukit.errors import PluginError
+
+
+def _fixed(value: Mapping[str, Any] | None) -> Mapping[str, tuple[float, int]]:
+    return {dtype: (float(scale), int(zero)) for dtype, (scale, zero) in (value or {}).items()}
+
+
+@attrs.frozen
+class Port:
+    """What one input or output of an op accepts.
+
+    ``dtypes`` are encoding types, or plain ONNX types for tensors that are never quantized (int64 indices, bool); empty means
+    any. ``granularity`` lists what is allowed of tensor, channel, block, lpbq; ``axis`` is the only channel axis allowed.
+    ``symmetric``: None (free), "always", or "channel" (only where per-channel). ``same_as`` names a port that shares the grid
+    ("in[0]"); with ``soft`` the tie is a preference that a fixed grid or an override may break. ``fixed`` gives, per encoding
+    type, the only (scale, zero point) allowed. ``derived`` means scale = scale of in[0] x scale of in[1], zero point 0.
+    ``constant`` requires a constant tensor. ``optional`` ports may be absent.
+    """
+
+    dtypes: frozenset[str] = attrs.field(default=frozenset(), converter=frozenset)
+    granularity: frozenset[str] = attrs.field(default=frozenset({"tensor"}), converter=frozenset)
+    axis: int | None = None
+    symmetric: str | None = None
+    same_as: str | None = None
+    soft: bool = False
+    fixed: Mapping[str, tuple[float, int]] = attrs.field(factory=dict, converter=_fixed)
+    derived: bool = False
+    constant: bool = False
+    optional: bool = False
+
+
+def _ports(rows: Iterable[Port | Mapping[str, Any]]) -> tuple[Port, ...]:
+    return tuple(row if isinstance(row, Port) else Port(**row) for row in rows)
+
+
+@attrs.frozen
+class OpConstraint:
+    """One accepted form of an op; an op may have several, and a node is legal when one of them accepts all its ports.
+
+    ``variadic`` repeats the last input port for all further inputs. ``attributes`` maps an ONNX attribute to the values allowed;
+    ``min_arch`` is the first architecture that has this form, ``max_rank`` the highest rank of in[0]. ``source`` and
+    ``confidence`` (high, medium, low) say where the row comes from.
+    """
+
+    op: str
+    inputs: tuple[Port, ...] = attrs.field(converter=_ports)
+    outputs: tuple[Port, ...] = attrs.field(converter=_ports)
+    source: str
+    confidence: str = "high"
+    domain: str = ""
+    native: str = ""
+    variant: str = ""
+    variadic: bool = False
+    attributes: Mapping[str, tuple[Any, ...]] = attrs.field(
+        factory=dict, converter=lambda m: {k: tuple(v) for k, v in m.items()}
+    )
+    min_rank: int = 0
+    max_rank: int | None = None
+    min_arch: str = ""
+    doc: str = ""
+
+    def input_port(self, index: int) -> Port | None:
+        """The port of input ``index``; the last one repeats when variadic; None when the op takes no such input."""
+        if index < len(self.inputs):
+            return self.inputs[index]
+        return self.inputs[-1] if self.variadic and self.inputs else None
+
+    def output_port(self, index: int) -> Port | None:
+        """The port of output ``index``; the last one repeats."""
+        return self.outputs[min(index, len(self.outputs) - 1)] if self.outputs else None
+
+
+@attrs.frozen
+class Soc:
+    """A chip, as data. ``arch`` orders features ("v73"); ``memory_mb`` is the tightly coupled memory, None when unknown."""
+
+    name: str
+    arch: str
+    id: int | None = None
+    title: str = ""
+    memory_mb: float | None = None
+    source: str = ""
+    features: Mapping[str, Any] = attrs.field(factory=dict)
+
+    @property
+    def generation(self) -> int:
+        """The number in ``arch``: 73 for "v73"; 0 when there is none."""
+        return arch_number(self.arch)
+
+
+def arch_number(arch: str) -> int:
+    digits = "".join(c for c in arch if c.isdigit())
+    return int(digits) if digits else 0
+
+
+@attrs.frozen
+class Problem:
+    """One finding of the validator.
+
+    ``severity`` is "error" (refused), "warning" (accepted, with a risk) or "unknown" (the rules cannot tell). ``rule`` is the
+    short name of the rule; ``tensor`` may be "" when the node as a whole is meant.
+    """
+
+    severity: str
+    rule: str
+    node: str
+    op: str
+    tensor: str
+    message: str
+    hint: str = ""
+    source: str = ""
+
+    def __str__(self) -> str:
+        where = f"node '{self.node}' ({self.op})" + (f", tensor '{self.tensor}'" if self.tensor else "")
+        return f"{self.severity}: {where}: {self.message} [{self.rule}]" + (f"; {self.hint}" if self.hint else "")
+
+
+def load_constraints(path: Path) -> tuple[OpConstraint, ...]:
+    """Read op constraints from a YAML file: a list of mappings with the fields of OpConstraint and Port.
+
+    A row may give ``op`` as a list: it then stands for one row per op.
+    """
+    rows = yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    found = []
+    for row in rows:
+        ops = row.pop("op")
+        try:
+            found += [OpConstraint(op=op, **row) for op in ([ops] if isinstance(ops, str) else ops)]
+        except TypeError as error:
+            raise PluginError(f"{path}: constraint row for {ops}: {error}") from None
+    return tuple(found)
+
+
+def load_socs(path: Path) -> tuple[Soc, ...]:
+    """Read SoCs from a YAML file: a list of mappings with the fields of Soc."""
+    rows = yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    try:
+        return tuple(Soc(**row) for row in rows)
+    except TypeError as error:
+        raise PluginError(f"{path}: {error}", hint="each row needs name and arch") from None
+
+
+def grid_matches(encoding: Encoding, fixed: Mapping[str, tuple[float, int]]) -> bool:
+    """Whether ``encoding`` is the fixed grid of its type (relative scale tolerance 1e-6), or its type has none."""
+    if encoding.dtype not in fixed:
+        return True
+    scale, zero = fixed[encoding.dtype]
+    return encoding.steps.size == 1 and abs(float(encoding.steps) / scale - 1) < 1e-6 and int(encoding.zeros) == zero

@@ -1,0 +1,97 @@
+"""The exceptions of npukit.
+
+::
+
+    NpukitError                 everything npukit raises on purpose
+    +-- ModelError              the model itself (exit code 1)
+    |   +-- ConstraintError     the backend refuses the model or its encodings; .problems lists all of them
+    |   +-- EncodingError       an encoding is impossible, contradictory or names no tensor
+    +-- DataError               calibration or input data: empty, NaN, wrong name, shape or type (exit code 1)
+    +-- UsageError              unknown backend, SoC, option, missing or unwritable file (exit code 2)
+        +-- PackageError        a .dlc file is damaged, hostile or of another version
+        +-- PluginError         a plugin is broken or a package it needs is absent
+
+A message is one line that names the node and tensor, what was found and what is allowed. ``hint`` says what to do about it;
+``code`` is a short stable identifier for scripts and for ``npukit explain CODE``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar
+
+
+class NpukitError(Exception):
+    """Base of all errors; ``exit_code`` is what the command line returns."""
+
+    exit_code: ClassVar[int] = 1
+    default_code: ClassVar[str] = "error"
+
+    def __init__(self, message: str, *, hint: str = "", code: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.code = code or self.default_code
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.hint})" if self.hint else self.message
+
+
+class ModelError(NpukitError):
+    """The model is damaged, unsupported or inconsistent."""
+
+    default_code = "model"
+
+
+class ConstraintError(ModelError):
+    """The backend's op constraints are violated; ``problems`` holds every violation."""
+
+    default_code = "constraint"
+
+    def __init__(self, message: str, *, problems: Sequence[Any] = (), hint: str = "", code: str = "") -> None:
+        super().__init__(message, hint=hint, code=code)
+        self.problems = tuple(problems)
+
+
+class EncodingError(ModelError):
+    """An encoding is impossible, contradictory, or belongs to no tensor."""
+
+    default_code = "encoding"
+
+
+class DataError(NpukitError):
+    """Calibration or input data is empty, not finite, or does not fit the model."""
+
+    default_code = "data"
+
+
+class UsageError(NpukitError):
+    """What was asked for does not exist here: a name, an option, a file, a package."""
+
+    exit_code = 2
+    default_code = "usage"
+
+
+class PackageError(UsageError):
+    """A .dlc file is damaged, hostile, incomplete or of an unknown version."""
+
+    default_code = "package"
+
+
+class PluginError(UsageError):
+    """A plugin failed to import, or something it needs is not installed."""
+
+    default_code = "plugin"
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return ``"did you mean 'x'?"`` for the closest known name, else the sorted list of known names (at most 12)."""
+    import difflib
+
+    names = sorted(known)
+    lower = {n.lower(): n for n in names}
+    close = difflib.get_close_matches(name.lower(), list(lower), n=1, cutoff=0.5)
+    if close:
+        return f"did you mean '{lower[close[0]]}'?"
+    shown = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
+    return f"known: {shown}" if shown else "none are known"

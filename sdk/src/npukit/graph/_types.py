@@ -1,0 +1,133 @@
+"""Tensor, Node and Graph: the frozen form of a model that every stage reads and returns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from typing import Any, TypeAlias
+
+import attrs
+import numpy.typing as npt
+
+from npukit.errors import ModelError
+
+Array: TypeAlias = npt.NDArray[Any]
+Dim: TypeAlias = int | str | None
+Shape: TypeAlias = tuple[Dim, ...]
+
+FLOAT_DTYPES = frozenset({"float32", "float16", "bfloat16", "float64"})
+
+
+@attrs.frozen(eq=False)
+class Tensor:
+    """A named value.
+
+    ``dtype`` is the ONNX type in lower case ("float32", "int64", "bool", "int4"), or "" when unknown. ``shape`` is None when
+    even the rank is unknown; a dimension is an int, a symbol, or None. ``data`` is set for constants and only for them; it may
+    be a read-only memory map.
+    """
+
+    name: str
+    dtype: str = ""
+    shape: Shape | None = None
+    data: Array | None = None
+
+    @property
+    def is_constant(self) -> bool:
+        return self.data is not None
+
+    @property
+    def is_float(self) -> bool:
+        return self.dtype in FLOAT_DTYPES
+
+    @property
+    def static_shape(self) -> tuple[int, ...] | None:
+        """The shape when every dimension is a known int, else None."""
+        if self.shape is None:
+            return None
+        dims = [d for d in self.shape if isinstance(d, int)]
+        return tuple(dims) if len(dims) == len(self.shape) else None
+
+    @staticmethod
+    def constant(name: str, data: Array) -> Tensor:
+        return Tensor(name, str(data.dtype), tuple(data.shape), data)
+
+
+@attrs.frozen(eq=False)
+class Node:
+    """One operation. ``inputs`` holds tensor names, "" for an optional input that is absent.
+
+    ``attributes`` values are int, float, str, bytes, numpy arrays, or tuples of these; a subgraph is a Graph.
+    """
+
+    op: str
+    name: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    attributes: Mapping[str, Any] = attrs.field(factory=dict)
+    domain: str = ""
+
+    def get(self, attribute: str, default: Any = None) -> Any:
+        return self.attributes.get(attribute, default)
+
+    def input(self, index: int) -> str:
+        """The name of input ``index``, "" when it is absent."""
+        return self.inputs[index] if index < len(self.inputs) else ""
+
+
+@attrs.frozen(eq=False)
+class Graph:
+    """A model: nodes in topological order and every tensor by name.
+
+    ``opset`` is the version of the default ONNX domain that the nodes follow; ``domains`` the versions of the others.
+    ``origin_names`` maps a tensor or node name that a pass made or renamed to the names in the source file that it stands for.
+    """
+
+    name: str
+    nodes: tuple[Node, ...]
+    tensors: Mapping[str, Tensor]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    opset: int
+    domains: Mapping[str, int] = attrs.field(factory=dict)
+    origin_names: Mapping[str, tuple[str, ...]] = attrs.field(factory=dict)
+
+    @cached_property
+    def producers(self) -> Mapping[str, Node]:
+        """Tensor name -> the node that makes it."""
+        return {name: node for node in self.nodes for name in node.outputs if name}
+
+    @cached_property
+    def consumers(self) -> Mapping[str, tuple[Node, ...]]:
+        """Tensor name -> the nodes that read it, each once, in order; a tensor that nobody reads is missing."""
+        readers: dict[str, dict[int, Node]] = {}
+        for node in self.nodes:
+            for name in node.inputs:
+                if name:
+                    readers.setdefault(name, {})[id(node)] = node
+        return {name: tuple(found.values()) for name, found in readers.items()}
+
+    def tensor(self, name: str) -> Tensor:
+        try:
+            return self.tensors[name]
+        except KeyError:
+            raise ModelError(f"tensor '{name}' is not in graph '{self.name}'") from None
+
+    def constant(self, name: str) -> Array | None:
+        """The data of a constant tensor, or None when ``name`` is absent ("") or not constant."""
+        return self.tensors[name].data if name else None
+
+    def evolve(self, **changes: Any) -> Graph:
+        """A copy with some fields replaced."""
+        return attrs.evolve(self, **changes)
+
+    def with_tensors(self, tensors: Iterable[Tensor]) -> Graph:
+        """A copy in which the given tensors are added or replaced."""
+        return self.evolve(tensors={**self.tensors, **{t.name: t for t in tensors}})
+
+    def float_activations(self) -> tuple[str, ...]:
+        """Names of the non-constant float tensors, graph inputs first, then in node order."""
+        names = [*self.inputs, *(n for node in self.nodes for n in node.outputs if n)]
+        return tuple(n for n in names if self.tensor(n).is_float)
+
+

@@ -1,0 +1,24 @@
+"""Fixtures that all tests share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder with real pretrained models and reference files beside the project; tests that need it skip without it."""
+    folder = ROOT.parent / "shared"
+    if not (folder / "zoo").is_dir():
+        pytest.skip("the folder ../shared with pretrained models is not here")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def zoo(shared: Path) -> Path:
+    """The pretrained models and data."""
+    return shared / "zoo"
