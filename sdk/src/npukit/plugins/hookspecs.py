@@ -1,0 +1,44 @@
+"""The hooks a plugin may implement. Hooks register objects; the objects do the work.
+
+A plugin is a module that an entry point of group ``npukit`` names::
+
+    # pyproject.toml                                   # my_npu/plugin.py
+    [project.entry-points.npukit]                      from npukit.plugins import hookimpl
+    mynpu = "my_npu.plugin"
+                                                       @hookimpl
+                                                       def register_backends():
+                                                           from my_npu.backend import MyNpu
+
+                                                           return MyNpu()
+
+Import heavy modules inside the hook, not at the top: every plugin module is imported when backends are looked up.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+if TYPE_CHECKING:
+    from npukit.backend import Backend
+    from npukit.events import Event
+    from npukit.graph import Graph
+
+hookspec = pluggy.HookspecMarker("npukit")
+hookimpl = pluggy.HookimplMarker("npukit")
+
+
+@hookspec
+def register_backends() -> Backend | list[Backend] | None:  # type: ignore[empty-body]
+    """Return the backends this plugin brings."""
+
+
+@hookspec(firstresult=True)
+def load_model(source: Any) -> Graph | None:
+    """Return the graph of a model that this plugin can read, or None; ONNX is read when nobody else wants it."""
+
+
+@hookspec
+def track_event(event: Event) -> None:
+    """Hear about the progress of long stages."""
