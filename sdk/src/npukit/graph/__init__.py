@@ -1,5 +1,40 @@
 """The model as npukit sees it: Tensor, Node, Graph, and how they come from and go to ONNX."""
 
 from npukit.graph._types import FLOAT_DTYPES, Array, Graph, Node, Shape, Tensor
+from npukit.graph.onnx_io import (
+    CANONICAL_OPSET,
+    attribute,
+    check_graph,
+    evaluate_node,
+    infer_shapes,
+    load,
+    load_split,
+    make_graph,
+    save,
+    serialize,
+    serialize_split,
+    source_hash,
+    write_atomic,
+)
 
-__all__ = ["FLOAT_DTYPES", "Array", "Graph", "Node", "Shape", "Tensor"]
+__all__ = [
+    "CANONICAL_OPSET",
+    "FLOAT_DTYPES",
+    "Array",
+    "Graph",
+    "Node",
+    "Shape",
+    "Tensor",
+    "attribute",
+    "check_graph",
+    "evaluate_node",
+    "infer_shapes",
+    "load",
+    "load_split",
+    "make_graph",
+    "save",
+    "serialize",
+    "serialize_split",
+    "source_hash",
+    "write_atomic",
+]

@@ -129,5 +129,3 @@ class Graph:
         """Names of the non-constant float tensors, graph inputs first, then in node order."""
         names = [*self.inputs, *(n for node in self.nodes for n in node.outputs if n)]
         return tuple(n for n in names if self.tensor(n).is_float)
-
-
