@@ -11,7 +11,7 @@ import numpy as np
 
 from npukit.backend._base import Backend, Program, Session
 from npukit.backend._constraint import Soc
-from npukit.encoding import Array, Encoding, dequantize, fake_quantize, quantize
+from npukit.encoding import Array, Encoding, container, dequantize, fake_quantize, quantize
 from npukit.errors import ModelError
 from npukit.graph import Graph, Node, evaluate_node
 
@@ -99,16 +99,13 @@ class KernelBackend(Backend):
         return np.clip(rounded, out.qmin, out.qmax).astype(container(out))
 
     def compile(self, graph: Graph, encodings: Mapping[str, Encoding], soc: Soc) -> Program:
-        constants = {name: _constant_value(t.data, encodings.get(name)) for name, t in graph.tensors.items() if t.data is not None}
+        constants = {
+            name: _constant_value(t.data, encodings.get(name)) for name, t in graph.tensors.items() if t.data is not None
+        }
         return Program(self.name, soc, graph, dict(encodings), constants)
 
     def open(self, program: Program) -> Session:
         return _Interpreter(self, program)
-
-
-def container(encoding: Encoding) -> np.dtype[Any]:
-    """The numpy dtype that holds the codes of an integer encoding: 2 and 4 bits live in 8."""
-    return np.dtype(f"{'int' if encoding.signed else 'uint'}{max(8, encoding.bits)}")
 
 
 def _constant_value(data: Array, encoding: Encoding | None) -> Value:

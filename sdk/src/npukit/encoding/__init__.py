@@ -1,5 +1,36 @@
-"""Encodings: quantization grids and float types, and the arithmetic on them."""
+"""Encodings: quantization grids and float types, the arithmetic on them, and which tensors share one."""
 
+from npukit.encoding._arith import (
+    container,
+    dequantize,
+    encoding_for_range,
+    encoding_for_weights,
+    fake_quantize,
+    quantize,
+    spread,
+)
 from npukit.encoding._types import FLOAT_BITS, INT_BITS, Array, Encoding
+from npukit.encoding.propagate import GRID_PRESERVING, propagate
+from npukit.encoding.solve import Conflict, Fixed, Group, Shared, Solution, solve
 
-__all__ = ["FLOAT_BITS", "INT_BITS", "Array", "Encoding"]
+__all__ = [
+    "FLOAT_BITS",
+    "GRID_PRESERVING",
+    "INT_BITS",
+    "Array",
+    "Conflict",
+    "Encoding",
+    "Fixed",
+    "Group",
+    "Shared",
+    "Solution",
+    "container",
+    "dequantize",
+    "encoding_for_range",
+    "encoding_for_weights",
+    "fake_quantize",
+    "propagate",
+    "quantize",
+    "solve",
+    "spread",
+]

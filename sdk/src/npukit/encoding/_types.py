@@ -65,7 +65,9 @@ class Encoding:
         if zero.shape != self.scale.shape:
             zero = np.broadcast_to(zero, self.scale.shape)
         if np.any(zero < self.qmin) or np.any(zero > self.qmax):
-            raise EncodingError(f"a zero point of {self.dtype} lies in [{self.qmin}, {self.qmax}], found {zero.min()}..{zero.max()}")
+            raise EncodingError(
+                f"a zero point of {self.dtype} lies in [{self.qmin}, {self.qmax}], found {zero.min()}..{zero.max()}"
+            )
         object.__setattr__(self, "zero_point", zero)
 
     @property

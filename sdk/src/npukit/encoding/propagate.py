@@ -11,8 +11,32 @@ from npukit.graph import Graph, Node
 # Ops whose outputs hold values of their data input and nothing else, so that the grid survives. The list is that of
 # aimet-onnx 2.42 (_derive_data_movement_op_encodings, BSD-3-Clause) for standard ONNX ops.
 GRID_PRESERVING = frozenset(
-    "Col2Im Compress DepthToSpace Dropout Expand Flatten Gather GatherElements GatherND Identity MaxPool MaxRoiPool Pad "
-    "ReduceMax ReduceMin Reshape Slice SpaceToDepth Split Squeeze Tile TopK Transpose Unsqueeze".split()
+    [
+        "Col2Im",
+        "Compress",
+        "DepthToSpace",
+        "Dropout",
+        "Expand",
+        "Flatten",
+        "Gather",
+        "GatherElements",
+        "GatherND",
+        "Identity",
+        "MaxPool",
+        "MaxRoiPool",
+        "Pad",
+        "ReduceMax",
+        "ReduceMin",
+        "Reshape",
+        "Slice",
+        "SpaceToDepth",
+        "Split",
+        "Squeeze",
+        "Tile",
+        "TopK",
+        "Transpose",
+        "Unsqueeze",
+    ]
 )
 # Several data inputs: the grid survives when all of them share it.
 EQUIVARIANT = frozenset({"Concat", "Scatter", "ScatterElements", "ScatterND"})
@@ -81,4 +105,3 @@ def _backward(graph: Graph, node: Node, known: Mapping[str, Encoding]) -> dict[s
         and len(graph.consumers.get(name, ())) == 1
         and name not in graph.outputs
     }
-

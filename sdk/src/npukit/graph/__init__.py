@@ -16,6 +16,7 @@ from npukit.graph.onnx_io import (
     source_hash,
     write_atomic,
 )
+from npukit.graph.passes import fold_batch_norm, fold_constants, remove_dead_nodes
 
 __all__ = [
     "CANONICAL_OPSET",
@@ -28,10 +29,13 @@ __all__ = [
     "attribute",
     "check_graph",
     "evaluate_node",
+    "fold_batch_norm",
+    "fold_constants",
     "infer_shapes",
     "load",
     "load_split",
     "make_graph",
+    "remove_dead_nodes",
     "save",
     "serialize",
     "serialize_split",

@@ -1,0 +1,165 @@
+"""Arithmetic on grids: quantize, dequantize, and encodings from ranges or weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from npukit.encoding._types import FLOAT_BITS, INT_BITS, Array, Encoding
+from npukit.errors import EncodingError
+
+# A range narrower than this is widened, so that a tensor of zeros has a usable scale (onnxruntime's QNN configuration uses the
+# same figure: https://github.com/microsoft/onnxruntime, quantization/execution_providers/qnn).
+MIN_RANGE = 1e-4
+# LPBQ: the integer scale of a block has 4 bits and lies in 1..16 (aimet-onnx 2.42, BSD-3-Clause).
+LPBQ_STEPS = 16
+
+
+def container(encoding: Encoding) -> np.dtype[Any]:
+    """The numpy dtype that holds the codes of an integer encoding: 2 and 4 bits live in 8."""
+    return np.dtype(f"{'int' if encoding.signed else 'uint'}{max(8, encoding.bits)}")
+
+
+def spread(values: Array, encoding: Encoding, shape: tuple[int, ...]) -> Array:
+    """Bring ``values`` (scales or zero points of ``encoding``) to a form that broadcasts against a tensor of ``shape``.
+
+    Raises EncodingError when the number of channels or blocks does not fit.
+    """
+    if encoding.axis is None:
+        return values.reshape(())
+    axis = encoding.axis % len(shape) if shape else 0
+    if not shape or values.ndim not in (1, len(shape)):
+        raise EncodingError(f"an encoding on axis {encoding.axis} does not fit a tensor of shape {list(shape)}")
+    if encoding.block_size is not None:
+        return _spread_blocks(values, encoding.block_size, axis, shape)
+    flat = values.reshape(-1)
+    if flat.size != shape[axis]:
+        raise EncodingError(f"{flat.size} scales on axis {axis} do not fit a tensor of shape {list(shape)}")
+    return flat.reshape([-1 if d == axis else 1 for d in range(len(shape))])
+
+
+def _spread_blocks(values: Array, size: int, axis: int, shape: tuple[int, ...]) -> Array:
+    expected = [-(-d // size) if i == axis else d for i, d in enumerate(shape)]
+    if any(v not in (1, e) for v, e in zip(values.shape, expected, strict=True)) or values.shape[axis] != expected[axis]:
+        raise EncodingError(f"blocks of shape {list(values.shape)} and size {size} do not fit a tensor of shape {list(shape)}")
+    repeated = np.repeat(values, size, axis=axis)
+    return np.take(repeated, np.arange(shape[axis]), axis=axis)
+
+
+def quantize(values: Array, encoding: Encoding) -> Array:
+    """Codes of real values: rint(x / scale) + zero_point, saturated (ONNX QuantizeLinear, ties to even).
+
+    ``values``: any shape, float. Returns an integer array of the encoding's container type. Raises EncodingError for a float
+    encoding.
+    """
+    # float32 holds every code of up to 16 bits; 32-bit codes need float64.
+    kind: Any = np.float32 if encoding.bits <= 16 else np.float64
+    scale = spread(encoding.steps, encoding, values.shape).astype(kind)
+    codes = np.divide(values, scale, dtype=kind)
+    codes = np.asarray(codes)
+    np.rint(codes, out=codes)
+    codes += spread(encoding.zeros, encoding, values.shape).astype(kind)
+    np.clip(codes, encoding.qmin, encoding.qmax, out=codes)
+    return codes.astype(container(encoding))
+
+
+def dequantize(codes: Array, encoding: Encoding) -> Array:
+    """Real values of codes, float32: (q - zero_point) * scale (ONNX DequantizeLinear)."""
+    kind: Any = np.float32 if encoding.bits <= 16 else np.float64
+    values = np.asarray(codes, dtype=kind) - spread(encoding.zeros, encoding, codes.shape).astype(kind)
+    scaled = values * spread(encoding.steps, encoding, codes.shape).astype(kind)
+    return np.asarray(scaled, dtype=np.float32)
+
+
+def fake_quantize(values: Array, encoding: Encoding) -> Array:
+    """The real values that remain after storing ``values`` with ``encoding``, float32."""
+    if encoding.dtype == "float32":
+        return np.asarray(values, np.float32)
+    if encoding.is_float:
+        narrow: Any = np.float16 if encoding.dtype == "float16" else ml_dtypes.bfloat16
+        with np.errstate(over="ignore"):  # beyond the largest float16 the result is infinite, as in hardware
+            return np.asarray(values, np.float32).astype(narrow).astype(np.float32)
+    return dequantize(quantize(values, encoding), encoding)
+
+
+def encoding_for_range(
+    low: Any,
+    high: Any,
+    dtype: str,
+    *,
+    symmetric: bool = False,
+    axis: int | None = None,
+    origin: str = "calibrated",
+) -> Encoding:
+    """The encoding of type ``dtype`` that covers [low, high]; scalars, or (C,) with ``axis``.
+
+    The range is widened to hold 0, and to MIN_RANGE. Asymmetric: scale = (high - low) / (2^bits - 1), the zero point rounded so
+    that 0 is on the grid. Symmetric: scale = max(|low|, |high|) / qmax of the signed type, zero point 0 (unsigned: in the
+    middle). A float ``dtype`` gives the plain float encoding. Raises EncodingError for NaN, infinite or inverted ranges.
+    """
+    if dtype in FLOAT_BITS:
+        return Encoding(dtype, origin=origin)
+    if dtype not in INT_BITS:
+        raise EncodingError(f"unknown encoding type '{dtype}'")
+    low, high = np.asarray(low, np.float64), np.asarray(high, np.float64)
+    if not (np.all(np.isfinite(low)) and np.all(np.isfinite(high))) or np.any(low > high):
+        raise EncodingError(f"a range must be finite and ordered, found [{np.min(low)}, {np.max(high)}]")
+    low, high = np.minimum(low, 0.0), np.maximum(high, 0.0)
+    bits, signed = INT_BITS[dtype], not dtype.startswith("u")
+    qmin = -(1 << (bits - 1)) if signed else 0
+    if symmetric:
+        widest = np.maximum(np.maximum(-low, high), MIN_RANGE / 2)
+        scale = (widest / max((1 << (bits - 1)) - 1, 1)).astype(np.float32)
+        zero = np.full(scale.shape, 0 if signed else 1 << (bits - 1), np.int64)
+    else:
+        high = np.maximum(high, low + MIN_RANGE)
+        levels = (1 << bits) - 1
+        scale = ((high - low) / levels).astype(np.float32)
+        zero = np.clip(np.rint(qmin - low / scale.astype(np.float64)), qmin, qmin + levels).astype(np.int64)
+    return Encoding(dtype, scale, zero, axis=axis, symmetric=symmetric, origin=origin)
+
+
+def encoding_for_weights(
+    data: Array,
+    dtype: str,
+    *,
+    granularity: str = "tensor",
+    axis: int | None = None,
+    block_size: int | None = None,
+    symmetric: bool = True,
+    origin: str = "calibrated",
+) -> Encoding:
+    """The min-max encoding of a constant tensor.
+
+    ``granularity``: "tensor"; "channel" (one scale per index of ``axis``); "block" (one scale per ``block_size`` values along
+    ``axis``, separately for every other index); "lpbq" (the same, block scales being integers 1..16 times a float scale per
+    channel of all other indices; symmetric only).
+    """
+    if dtype in FLOAT_BITS:
+        return Encoding(dtype, origin=origin)
+    if granularity == "tensor":
+        return encoding_for_range(data.min(initial=0), data.max(initial=0), dtype, symmetric=symmetric, origin=origin)
+    if axis is None:
+        raise EncodingError(f"granularity '{granularity}' needs an axis")
+    axis %= data.ndim
+    if granularity == "channel":
+        others = tuple(d for d in range(data.ndim) if d != axis)
+        low, high = data.min(axis=others, initial=0), data.max(axis=others, initial=0)
+        return encoding_for_range(low, high, dtype, symmetric=symmetric, axis=axis, origin=origin)
+    if block_size is None or block_size < 1:
+        raise EncodingError(f"granularity '{granularity}' needs a block size of at least 1")
+    starts = np.arange(0, data.shape[axis], block_size)
+    low, high = np.minimum.reduceat(data, starts, axis), np.maximum.reduceat(data, starts, axis)
+    blocks = encoding_for_range(low, high, dtype, symmetric=symmetric, origin=origin)
+    scale, factors = blocks.steps, None
+    if granularity == "lpbq":
+        if not symmetric:
+            raise EncodingError("LPBQ weights are symmetric")
+        channel = (scale.max(axis=axis, keepdims=True) / LPBQ_STEPS).astype(np.float32)
+        factors = np.clip(np.rint(scale / channel), 1, LPBQ_STEPS).astype(np.int64)
+        scale = (channel * factors).astype(np.float32)
+    return Encoding(
+        dtype, scale, blocks.zeros, axis=axis, block_size=block_size, block_scale=factors, symmetric=symmetric, origin=origin
+    )
