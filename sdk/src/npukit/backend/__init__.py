@@ -2,7 +2,8 @@
 
 from npukit.backend._base import Backend, Precision, Program, Session
 from npukit.backend._constraint import OpConstraint, Port, Problem, Soc, grid_matches, load_constraints, load_socs
-from npukit.backend._kernel import Accumulator, Call, Kernel, KernelBackend, Result, Value, container
+from npukit.backend._kernel import Accumulator, Call, Kernel, KernelBackend, Result, Value
+from npukit.backend._rules import Plan, Rules, port_axis
 
 __all__ = [
     "Accumulator",
@@ -11,16 +12,18 @@ __all__ = [
     "Kernel",
     "KernelBackend",
     "OpConstraint",
+    "Plan",
     "Port",
     "Precision",
     "Problem",
     "Program",
     "Result",
+    "Rules",
     "Session",
     "Soc",
     "Value",
-    "container",
     "grid_matches",
     "load_constraints",
     "load_socs",
+    "port_axis",
 ]

@@ -84,12 +84,14 @@ class Session(abc.ABC):
 class Backend(abc.ABC):
     """An accelerator. Subclass this when you own compile and open; subclass KernelBackend when you bring numpy kernels.
 
-    ``name`` is what ``--backend`` takes; ``title`` one line for people; ``default_soc`` the SoC used when none is named.
+    ``name`` is what ``--backend`` takes; ``title`` one line for people; ``default_soc`` the SoC used when none is named;
+    ``static_shapes`` says that the chip's compiler needs every dimension fixed.
     """
 
     name: str
     title: str = ""
     default_soc: str = ""
+    static_shapes: bool = False
 
     def socs(self) -> tuple[Soc, ...]:
         """The SoCs this backend knows; at least one."""

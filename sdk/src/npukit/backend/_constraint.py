@@ -13,6 +13,10 @@ from npukit.encoding import Encoding
 from npukit.errors import PluginError
 
 
+def _names(value: Iterable[str]) -> frozenset[str]:
+    return frozenset(value)
+
+
 def _fixed(value: Mapping[str, Any] | None) -> Mapping[str, tuple[float, int]]:
     return {dtype: (float(scale), int(zero)) for dtype, (scale, zero) in (value or {}).items()}
 
@@ -29,8 +33,8 @@ class Port:
     ``constant`` requires a constant tensor. ``optional`` ports may be absent.
     """
 
-    dtypes: frozenset[str] = attrs.field(default=frozenset(), converter=frozenset)
-    granularity: frozenset[str] = attrs.field(default=frozenset({"tensor"}), converter=frozenset)
+    dtypes: frozenset[str] = attrs.field(default=frozenset(), converter=_names)
+    granularity: frozenset[str] = attrs.field(default=frozenset({"tensor"}), converter=_names)
     axis: int | None = None
     symmetric: str | None = None
     same_as: str | None = None
@@ -41,6 +45,10 @@ class Port:
     optional: bool = False
 
 
+def _attributes(value: Mapping[str, Iterable[Any]]) -> Mapping[str, tuple[Any, ...]]:
+    return {key: tuple(allowed) for key, allowed in value.items()}
+
+
 def _ports(rows: Iterable[Port | Mapping[str, Any]]) -> tuple[Port, ...]:
     return tuple(row if isinstance(row, Port) else Port(**row) for row in rows)
 
@@ -49,7 +57,7 @@ def _ports(rows: Iterable[Port | Mapping[str, Any]]) -> tuple[Port, ...]:
 class OpConstraint:
     """One accepted form of an op; an op may have several, and a node is legal when one of them accepts all its ports.
 
-    ``variadic`` repeats the last input port for all further inputs. ``attributes`` maps an ONNX attribute to the values allowed;
+    ``variadic`` repeats the last input port for all further inputs. ``attributes`` maps an ONNX attribute to its allowed values;
     ``min_arch`` is the first architecture that has this form, ``max_rank`` the highest rank of in[0]. ``source`` and
     ``confidence`` (high, medium, low) say where the row comes from.
     """
@@ -63,9 +71,7 @@ class OpConstraint:
     native: str = ""
     variant: str = ""
     variadic: bool = False
-    attributes: Mapping[str, tuple[Any, ...]] = attrs.field(
-        factory=dict, converter=lambda m: {k: tuple(v) for k, v in m.items()}
-    )
+    attributes: Mapping[str, tuple[Any, ...]] = attrs.field(factory=dict, converter=_attributes)
     min_rank: int = 0
     max_rank: int | None = None
     min_arch: str = ""

@@ -72,7 +72,7 @@ class Call:
 
 
 Result: TypeAlias = "Accumulator | Value | Array"
-"""An Accumulator is requantized by the backend, a Value is taken as it is, an array of real values is rounded to the output grid."""
+"""An Accumulator is requantized by the backend, a Value taken as it is, an array of real values rounded to the output grid."""
 
 Kernel: TypeAlias = Callable[[Call], Sequence[Result]]
 

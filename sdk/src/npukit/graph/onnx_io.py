@@ -608,7 +608,7 @@ def _to_model(graph: Graph, location: str | None, stub: bool = False) -> tuple[o
 
 
 def _tensor_proto(name: str, tensor: Tensor) -> TensorProto:
-    return numpy_helper.from_array(np.ascontiguousarray(tensor.data), name)
+    return numpy_helper.from_array(np.asarray(tensor.data, order="C"), name)
 
 
 def _value_info(tensor: Tensor) -> onnx.ValueInfoProto:
