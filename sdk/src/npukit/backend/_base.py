@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any
 
 import attrs
+import numpy as np
 
 from npukit.backend._constraint import OpConstraint, Soc
 from npukit.encoding import Array, Encoding
@@ -71,7 +72,7 @@ class Session(abc.ABC):
         """What the session knows about its own cost; empty by default."""
         return {}
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027  most sessions hold nothing
         """Free what the session holds; running afterwards is an error of the caller."""
 
     def __enter__(self) -> Session:
@@ -126,6 +127,10 @@ class Backend(abc.ABC):
         """Whether the backend has an implementation of the op; constraints may accept more than is implemented."""
         return True
 
+    def ignores_encodings(self, soc: Soc) -> bool:
+        """Whether programs for ``soc`` run the float model whatever the encodings."""
+        return False
+
     def prepare(self, graph: Graph) -> Graph:
         """The backend's own rewrites (fold batch-norm and the like); names are kept, or mapped in ``origin_names``."""
         return graph
@@ -140,9 +145,7 @@ class Backend(abc.ABC):
 
 
 def check_feeds(graph: Graph, feeds: Mapping[str, Array]) -> None:
-    """Raise DataError when ``feeds`` does not fit the graph's inputs in names, dtypes, ranks and static dims, or is not finite."""
-    import numpy as np
-
+    """Raise DataError when ``feeds`` does not fit the inputs in names, dtypes, ranks or static dims, or is not finite."""
     for name in feeds:
         if name not in graph.inputs:
             raise DataError(f"'{name}' is not an input of the model", hint=did_you_mean(name, graph.inputs))

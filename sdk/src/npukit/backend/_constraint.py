@@ -57,7 +57,7 @@ def _ports(rows: Iterable[Port | Mapping[str, Any]]) -> tuple[Port, ...]:
 class OpConstraint:
     """One accepted form of an op; an op may have several, and a node is legal when one of them accepts all its ports.
 
-    ``variadic`` repeats the last input port for all further inputs. ``attributes`` maps an ONNX attribute to its allowed values;
+    ``variadic`` repeats the last input port for all further inputs. ``attributes`` maps ONNX attributes to allowed values;
     ``min_arch`` is the first architecture that has this form, ``max_rank`` the highest rank of in[0]. ``source`` and
     ``confidence`` (high, medium, low) say where the row comes from.
     """

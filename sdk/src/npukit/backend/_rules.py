@@ -137,7 +137,7 @@ class Rules:
         best = self.best(graph, node, findings)
         return [] if best is None else list(findings(best))
 
-    def _misfits(self, graph: Graph, node: Node, row: OpConstraint, dtype_of: Callable[[str, Port], str]) -> Iterator[Problem]:
+    def _misfits(self, graph: Graph, node: Node, dtype_of: Callable[[str, Port], str], row: OpConstraint) -> Iterator[Problem]:
         """Findings that need types only: what decides which row a node is planned by."""
         report = _Report(node, row)
         yield from self._structure(graph, node, row, report)
@@ -147,7 +147,7 @@ class Rules:
             dtype = dtype_of(name, port) if tensor.is_float else tensor.dtype
             yield from _dtype_finding(name, port, dtype, report)
 
-    def _violations(self, graph: Graph, node: Node, row: OpConstraint, encodings: Mapping[str, Encoding]) -> Iterator[Problem]:
+    def _violations(self, graph: Graph, node: Node, encodings: Mapping[str, Encoding], row: OpConstraint) -> Iterator[Problem]:
         report = _Report(node, row)
         yield from self._structure(graph, node, row, report)
         for name, port in (*input_ports(node, row), *output_ports(node, row)):

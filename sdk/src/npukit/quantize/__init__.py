@@ -1,0 +1,24 @@
+"""From a float model to a quantized package: data, observers, the pipeline, and comparison of the results."""
+
+from npukit.quantize.calibrate import calibrate
+from npukit.quantize.compare import Comparison, TensorRow, compare, open_session
+from npukit.quantize.data import open_data
+from npukit.quantize.observers import Range
+from npukit.quantize.pipeline import CheckResult, Options, Quantized, Report, check, convert, quantize
+
+__all__ = [
+    "CheckResult",
+    "Comparison",
+    "Options",
+    "Quantized",
+    "Range",
+    "Report",
+    "TensorRow",
+    "calibrate",
+    "check",
+    "compare",
+    "convert",
+    "open_data",
+    "open_session",
+    "quantize",
+]

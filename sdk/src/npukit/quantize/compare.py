@@ -1,0 +1,212 @@
+"""Run a model on several backends and say where they part."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import attrs
+import numpy as np
+
+from npukit.backend import Backend, Session, Soc
+from npukit.encoding import Array, Encoding, encoding_for_range
+from npukit.errors import DataError, UsageError
+from npukit.events import Event, OnEvent, ignore
+from npukit.graph import Graph
+from npukit.plugins import Registry
+from npukit.quantize.data import open_data
+from npukit.quantize.pipeline import Options, Quantized, Source, quantize, read_source
+
+
+def open_session(
+    source: Any,
+    *,
+    backend: str = "",
+    soc: str = "",
+    soc_file: str | os.PathLike[str] | None = None,
+    registry: Registry | None = None,
+    symbols: Mapping[str, int] | None = None,
+    batch: int | None = None,
+) -> Session:
+    """Load a model on a backend: a Quantized, a Package, or the path of a .dlc or .onnx file.
+
+    Without ``backend`` a package runs where it was made for, a float model on cpu. Encodings that the model carries are used as
+    they are; the rest is float.
+    """
+    registry = registry or Registry.load()
+    origin = read_source(source, registry=registry, symbols=symbols, batch=batch)
+    made_for = origin.manifest.backend if origin.manifest else ""
+    selector = backend or made_for or "cpu"
+    if not backend and made_for and origin.manifest and not soc:
+        soc = origin.manifest.soc
+    chosen, chip = registry.resolve(selector, soc=soc, soc_file=soc_file)
+    return _open(chosen, chip, origin)
+
+
+def _open(backend: Backend, soc: Soc, origin: Source) -> Session:
+    graph = backend.prepare(origin.graph) if origin.manifest is None else origin.graph
+    encodings = {n: e for n, e in origin.encodings.items() if n in graph.tensors}
+    return backend.open(backend.compile(graph, encodings, soc))
+
+
+@attrs.frozen
+class TensorRow:
+    """Agreement of one tensor with the reference: ``sqnr`` in dB per backend (inf when equal), ``depth`` its place in the graph."""
+
+    name: str
+    op: str
+    depth: int
+    low: float
+    high: float
+    sqnr: Mapping[str, float]
+
+
+@attrs.frozen(eq=False)
+class Comparison:
+    """SQNR of every tensor on each backend against the float reference.
+
+    SQNR = 10 log10(sum x^2 / sum (x - y)^2) over all samples, in dB.
+    """
+
+    reference: str
+    backends: tuple[str, ...]
+    samples: int
+    outputs: tuple[TensorRow, ...]
+    tensors: tuple[TensorRow, ...]
+    encodings: Mapping[str, Mapping[str, Encoding]]
+
+    def worst(self, count: int, backend: str = "") -> tuple[TensorRow, ...]:
+        """The ``count`` quantized tensors with the lowest SQNR on ``backend`` (the last one compared by default), worst first."""
+        label = backend or self.backends[-1]
+        known = self.encodings.get(label, {})
+        rows = [r for r in self.tensors if r.name in known and np.isfinite(r.sqnr[label])]
+        return tuple(sorted(rows, key=lambda r: (r.sqnr[label], r.depth))[:count])
+
+    def raised(self, count: int, backend: str = "") -> dict[str, Encoding]:
+        """Encodings that raise the worst ``count`` 8-bit tensors to 16 bits; tensors of one grid rise together."""
+        label = backend or self.backends[-1]
+        known = self.encodings.get(label, {})
+        ranges = {r.name: (r.low, r.high) for r in self.tensors}
+        names = [r.name for r in self.worst(len(self.tensors), label) if known[r.name].bits < 16][:count]
+        found: dict[str, Encoding] = {}
+        for name in names:
+            # Tensors on one grid were tied by a rule of the backend, so they must rise together.
+            family = [n for n, e in known.items() if e is known[name] or (n in ranges and e.same_grid(known[name]))]
+            low, high = min(ranges[n][0] for n in family if n in ranges), max(ranges[n][1] for n in family if n in ranges)
+            wide = encoding_for_range(low, high, f"{'' if known[name].signed else 'u'}int16", symmetric=known[name].symmetric)
+            found |= dict.fromkeys(family, wide)
+        return found
+
+
+def compare(
+    source: Any,
+    *,
+    backends: Sequence[str] = ("cpu", "htp"),
+    data: Any,
+    calibration: Any = None,
+    options: Options | None = None,
+    overrides: str | os.PathLike[str] | Mapping[str, Encoding] | None = None,
+    registry: Registry | None = None,
+    symbols: Mapping[str, int] | None = None,
+    batch: int | None = None,
+    on_event: OnEvent = ignore,
+) -> Comparison:
+    """Run ``source`` on every backend and compare all tensors with the float model on cpu.
+
+    A model that carries no encodings is quantized for each backend first, on ``calibration`` or else on ``data`` itself. Tensors
+    are compared by name; memory does not grow with the number of samples.
+    """
+    options = options or Options()
+    registry = registry or Registry.load()
+    if not backends:
+        raise UsageError("no backend is named", hint="--backend cpu,htp")
+    origin = read_source(source, registry=registry, symbols=symbols, batch=batch)
+    models = {
+        label: _model_for(label, origin, calibration if calibration is not None else data, options, overrides, registry, on_event)
+        for label in dict.fromkeys(backends)
+    }
+    # The float model is that of the first quantized one: its names are the ones to compare by.
+    base = next((m for m in models.values() if isinstance(m, Quantized)), None)
+    graph = base.graph if base is not None else origin.graph
+    sessions = {label: open_session(m, backend=label, registry=registry) for label, m in models.items()}
+    reference = open_session(Source(graph, {}), backend="cpu:float32", registry=registry)
+    # The same weights and no encodings: this is what "cpu" means, so it need not run twice.
+    names = [n for n in graph.float_activations() if all(n in s.program.graph.tensors for s in sessions.values())]
+    with reference:
+        meter = _Meter(names, list(sessions))
+        samples = 0
+        batches = open_data(data, graph, limit=options.limit)
+        total = len(batches) if hasattr(batches, "__len__") else None
+        for feeds in batches:
+            wanted = reference.run(feeds, names)
+            meter.see(wanted)
+            for label, session in sessions.items():
+                meter.add(label, wanted, session.run(feeds, names))
+            samples += 1
+            on_event(Event("compare", samples, total))
+    if not samples:
+        raise DataError("there is no data to compare on")
+    for session in sessions.values():
+        session.close()
+    rows = meter.rows(graph)
+    encodings = {label: dict(m.encodings) if isinstance(m, Quantized) else {} for label, m in models.items()}
+    outputs = tuple(r for r in rows if r.name in graph.outputs)
+    return Comparison("cpu:float32", tuple(sessions), samples, outputs, tuple(rows), encodings)
+
+
+def _model_for(
+    label: str,
+    origin: Source,
+    calibration: Any,
+    options: Options,
+    overrides: str | os.PathLike[str] | Mapping[str, Encoding] | None,
+    registry: Registry,
+    on_event: OnEvent,
+) -> Any:
+    backend, soc = registry.resolve(label)
+    if backend.ignores_encodings(soc) or (origin.manifest is not None and origin.encodings and overrides is None):
+        return origin
+    return quantize(
+        origin, backend=label, data=calibration, overrides=overrides, options=options, registry=registry, on_event=on_event
+    )
+
+
+class _Meter:
+    """Sums of squares per tensor and backend."""
+
+    def __init__(self, names: Iterable[str], labels: Sequence[str]) -> None:
+        self._names = list(names)
+        self._labels = labels
+        self._signal = dict.fromkeys(self._names, 0.0)
+        self._noise = {label: dict.fromkeys(self._names, 0.0) for label in labels}
+        self._low = dict.fromkeys(self._names, np.inf)
+        self._high = dict.fromkeys(self._names, -np.inf)
+
+    def see(self, wanted: Mapping[str, Array]) -> None:
+        for name in self._names:
+            values = np.asarray(wanted[name], np.float64).ravel()
+            self._signal[name] += float(values @ values)
+            self._low[name] = min(self._low[name], float(values.min(initial=np.inf)))
+            self._high[name] = max(self._high[name], float(values.max(initial=-np.inf)))
+
+    def add(self, label: str, wanted: Mapping[str, Array], got: Mapping[str, Array]) -> None:
+        for name in self._names:
+            error = (np.asarray(wanted[name], np.float64) - np.asarray(got[name], np.float64)).ravel()
+            self._noise[label][name] += float(error @ error)
+
+    def rows(self, graph: Graph) -> list[TensorRow]:
+        depth = {name: index + 1 for index, node in enumerate(graph.nodes) for name in node.outputs}
+        found = []
+        for name in self._names:
+            node = graph.producers.get(name)
+            levels = {label: _decibel(self._signal[name], self._noise[label][name]) for label in self._labels}
+            low, high = self._low[name], self._high[name]
+            found.append(TensorRow(name, node.op if node else "input", depth.get(name, 0), low, high, levels))
+        return found
+
+
+def _decibel(signal: float, noise: float) -> float:
+    if noise == 0:
+        return float("inf")
+    return float("-inf") if signal == 0 else 10 * float(np.log10(signal / noise))

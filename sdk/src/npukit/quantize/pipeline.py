@@ -1,0 +1,442 @@
+"""The trip of a model from float to a quantized package."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+import numpy as np
+
+from npukit.backend import Backend, Plan, Precision, Problem, Rules, Soc, port_axis
+from npukit.encoding import (
+    Conflict,
+    Encoding,
+    Solution,
+    encoding_for_range,
+    encoding_for_weights,
+    propagate,
+    solve,
+)
+from npukit.encoding.formats import extract_qdq, read_encodings
+from npukit.errors import ConstraintError, DataError, UsageError
+from npukit.events import Event, OnEvent, ignore
+from npukit.graph import Graph, Tensor, fold_constants, load, source_hash
+from npukit.package import Manifest, Package, is_package, read_package, write_package
+from npukit.plugins import Registry
+from npukit.quantize.calibrate import calibrate
+from npukit.quantize.data import open_data
+from npukit.quantize.observers import Range
+
+
+@attrs.frozen
+class Options:
+    """How to quantize. Empty types and None mean: as the backend does by default.
+
+    ``calibration``: min-max, percentile, entropy, mse or sqnr. ``float_fallback`` lets ops without a kernel run in float16.
+    ``strict`` raises when the result violates the backend's constraints; otherwise the violations are only listed.
+    """
+
+    activations: str = ""
+    weights: str = ""
+    per_channel: bool | None = None
+    calibration: str = "min-max"
+    percentile: float = 99.99
+    float_fallback: bool = False
+    strict: bool = True
+    seed: int = 0
+    limit: int | None = None
+
+    def precision(self, backend: Backend, soc: Soc) -> Precision:
+        default = backend.precision(soc)
+        return attrs.evolve(
+            default,
+            activations=self.activations or default.activations,
+            weights=self.weights or default.weights,
+            per_channel=default.per_channel if self.per_channel is None else self.per_channel,
+        )
+
+
+@attrs.frozen
+class Report:
+    """What happened: ``origins`` counts encodings by where they come from, ``problems`` lists what the constraints say,
+    ``notes`` what a person should know (overrides that took no effect, and the like)."""
+
+    origins: Mapping[str, int]
+    problems: tuple[Problem, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        counts = ", ".join(f"{count} {origin}" for origin, count in sorted(self.origins.items()))
+        return "\n".join([f"encodings: {counts or 'none'}", *self.notes, *(str(p) for p in self.problems)])
+
+
+@attrs.frozen(eq=False)
+class Quantized:
+    """A model with encodings, and the report of how they came about."""
+
+    package: Package
+    report: Report
+
+    @property
+    def graph(self) -> Graph:
+        return self.package.graph
+
+    @property
+    def encodings(self) -> Mapping[str, Encoding]:
+        return self.package.encodings
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the package as a .dlc file."""
+        write_package(self.package, path)
+
+
+@attrs.frozen(eq=False)
+class Source:
+    """A model as it was given: ``encodings`` are those it carries (a package, or Q/DQ nodes)."""
+
+    graph: Graph
+    encodings: Mapping[str, Encoding]
+    manifest: Manifest | None = None
+    name: str = ""
+    sha256: str = ""
+
+
+def read_source(
+    source: Any, *, registry: Registry, symbols: Mapping[str, int] | None = None, batch: int | None = None
+) -> Source:
+    """Read a model from a path (.onnx, .dlc, or what a plugin reads), ONNX bytes, a Graph, a Package or a Quantized."""
+    if isinstance(source, Quantized):
+        source = source.package
+    if isinstance(source, Source):
+        return source
+    if isinstance(source, Package):
+        return Source(source.graph, source.encodings, source.manifest, source.manifest.source_name, source.manifest.source_hash)
+    if isinstance(source, Graph):
+        return Source(source, {}, name=source.name)
+    if not isinstance(source, (str, os.PathLike, bytes)):
+        raise UsageError(f"a model is a path, bytes, Graph, Package or Quantized, not {type(source).__name__}")
+    path = None if isinstance(source, bytes) else Path(source)
+    if path is not None and is_package(path):
+        if symbols or batch is not None:
+            raise UsageError(f"{path} is compiled already: symbols and batch are bound when a model is read from ONNX")
+        return read_source(read_package(path), registry=registry)
+    graph = registry.load_model(source)
+    if graph is None:
+        graph = load(source, symbols=symbols, batch=batch)
+    encodings: dict[str, Encoding] = {}
+    if any(node.op in ("QuantizeLinear", "DequantizeLinear") for node in graph.nodes):
+        graph, encodings = extract_qdq(graph)
+    return Source(graph, encodings, None, path.name if path else graph.name, source_hash(path) if path else "")
+
+
+def quantize(
+    source: Any,
+    *,
+    backend: str = "htp",
+    data: Any = None,
+    overrides: str | os.PathLike[str] | Mapping[str, Encoding] | None = None,
+    options: Options | None = None,
+    soc: str = "",
+    soc_file: str | os.PathLike[str] | None = None,
+    registry: Registry | None = None,
+    symbols: Mapping[str, int] | None = None,
+    batch: int | None = None,
+    lenient: bool = False,
+    on_event: OnEvent = ignore,
+    history: Sequence[str] = (),
+) -> Quantized:
+    """Give every tensor of a model an encoding that the backend accepts.
+
+    ``source``: a path, ONNX bytes or a Graph. ``backend``: "htp", "htp:sm8750", ... ``data``: calibration samples, anything that
+    ``open_data`` takes; not needed when overrides or fixed grids decide everything. ``overrides``: an encodings file, or tensor
+    -> Encoding. Raises ConstraintError with all problems when the result is not legal and ``options.strict``; EncodingError for
+    overrides that match no tensor unless ``lenient``; DataError for bad data; ModelError for a bad model.
+    """
+    options = options or Options()
+    registry = registry or Registry.load()
+    chosen, chip = registry.resolve(backend, soc=soc, soc_file=soc_file)
+    listen = _both(on_event, registry.track)
+    origin = read_source(source, registry=registry, symbols=symbols, batch=batch)
+    given, notes = _given(origin, overrides, lenient)
+    task = _Task.prepare(origin.graph, chosen, chip, options, given, notes)
+    ranges = task.ranges(data, listen)
+    encodings = task.encodings(ranges)
+    return _finish(task, origin, encodings, history)
+
+
+def check(
+    source: Any,
+    *,
+    backend: str = "htp",
+    overrides: str | os.PathLike[str] | Mapping[str, Encoding] | None = None,
+    options: Options | None = None,
+    soc: str = "",
+    soc_file: str | os.PathLike[str] | None = None,
+    registry: Registry | None = None,
+    symbols: Mapping[str, int] | None = None,
+    batch: int | None = None,
+    lenient: bool = False,
+) -> CheckResult:
+    """Say from the model alone, without data, whether a backend would accept it, with all problems at once.
+
+    A float model is judged as ``quantize`` with the same options would make it; a package by the encodings it has.
+    """
+    options = options or Options()
+    registry = registry or Registry.load()
+    chosen, chip = registry.resolve(backend, soc=soc, soc_file=soc_file)
+    origin = read_source(source, registry=registry, symbols=symbols, batch=batch)
+    given, notes = _given(origin, overrides, lenient)
+    task = _Task.prepare(origin.graph, chosen, chip, options, given, notes)
+    # Legality depends on types and ties, not on ranges: any range stands for the ones that calibration would find.
+    some = dict.fromkeys(task.unknown(), Range(-1.0, 1.0))
+    encodings = task.encodings(some)
+    return CheckResult(chosen.name, chip, len(task.graph.nodes), task.problems(encodings), tuple(task.notes))
+
+
+@attrs.frozen
+class CheckResult:
+    """The verdict on a model: "accepted", "refused", or "cannot tell" when only unknowns are left."""
+
+    backend: str
+    soc: Soc
+    nodes: int
+    problems: tuple[Problem, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def verdict(self) -> str:
+        severities = {p.severity for p in self.problems}
+        return "refused" if "error" in severities else "cannot tell" if "unknown" in severities else "accepted"
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Problems by severity."""
+        return dict(Counter(p.severity for p in self.problems))
+
+
+def convert(
+    source: Any,
+    *,
+    overrides: str | os.PathLike[str] | Mapping[str, Encoding] | None = None,
+    registry: Registry | None = None,
+    symbols: Mapping[str, int] | None = None,
+    batch: int | None = None,
+    lenient: bool = False,
+    history: Sequence[str] = (),
+) -> Quantized:
+    """Make a package of a model with the encodings it brings and those that follow from them; everything else stays float."""
+    registry = registry or Registry.load()
+    origin = read_source(source, registry=registry, symbols=symbols, batch=batch)
+    graph = fold_constants(origin.graph)
+    given, notes = _given(origin, overrides, lenient)
+    encodings = propagate(graph, {n: e for n, e in given.items() if n in graph.tensors})
+    notes += _vanished(graph, given)
+    manifest = _manifest(origin, "", "", Options(), history)
+    report = Report(Counter(e.origin for e in encodings.values()), (), tuple(notes))
+    return Quantized(Package(manifest, graph, encodings), report)
+
+
+@attrs.frozen(eq=False)
+class _Task:
+    """A prepared model on its way: what is free, what is decided."""
+
+    graph: Graph
+    rules: Rules
+    options: Options
+    precision: Precision
+    given: Mapping[str, Encoding]
+    plan: Plan
+    solution: Solution
+    notes: list[str]
+
+    @classmethod
+    def prepare(
+        cls, graph: Graph, backend: Backend, soc: Soc, options: Options, given: Mapping[str, Encoding], notes: list[str]
+    ) -> _Task:
+        prepared = _unshare_biases(backend.prepare(graph))
+        notes += _vanished(prepared, given)
+        rules = Rules.of(backend, soc)
+        precision = options.precision(backend, soc)
+        known = propagate(prepared, {n: e for n, e in given.items() if n in prepared.tensors})
+        plan = rules.plan(prepared, precision, known)
+        floats = {n for n, e in known.items() if e.is_float}
+        grids = {n: d for n, d in plan.activations.items() if n not in floats and d in _GRIDS}
+        solution = solve(grids, plan.shared, plan.fixed, {n: e for n, e in known.items() if n in grids})
+        return cls(prepared, rules, options, precision, known, plan, solution, notes)
+
+    def unknown(self) -> list[str]:
+        """The tensors whose range must be observed."""
+        free = [g for g in self.solution.groups if g.encoding is None]
+        return [n for g in free for n in g.observed if not self.graph.tensor(n).is_constant]
+
+    def ranges(self, data: Any, on_event: OnEvent) -> dict[str, Range]:
+        names = self.unknown()
+        if not names:
+            return {}
+        if data is None:
+            raise DataError(f"{len(names)} tensors need a range, but no calibration data is given", hint="--data FOLDER or data=")
+        batches = open_data(data, self.graph, limit=self.options.limit)
+        return calibrate(
+            self.graph,
+            batches,
+            {n: self.plan.activations[n] for n in names},
+            method=self.options.calibration,
+            percentile=self.options.percentile,
+            on_event=on_event,
+        )
+
+    def encodings(self, ranges: Mapping[str, Range]) -> dict[str, Encoding]:
+        """The encodings of all tensors: groups from ranges, weights from their values, biases from both."""
+        found = {n: e for n, e in self.given.items() if n not in self.plan.derived}
+        for group in self.solution.groups:
+            encoding = group.encoding
+            if encoding is None:
+                seen = [ranges[n] if n in ranges else _range_of(self.graph.tensor(n)) for n in group.observed]
+                low, high = min(r.low for r in seen), max(r.high for r in seen)
+                encoding = encoding_for_range(low, high, group.dtype)
+            for name in group.tensors:
+                origin = encoding if group.encoding is None or name in self.given else _spread_origin(encoding)
+                found.setdefault(name, origin)
+        for name, dtype in self.plan.activations.items():
+            if dtype not in _GRIDS:
+                found.setdefault(name, Encoding(dtype, origin="calibrated"))
+        for name in self.plan.weights:
+            if name not in found:
+                found[name] = self._weight(name)
+        for bias, (x, w) in self.plan.derived.items():
+            derived = _derived(found.get(x), found.get(w), self.graph.tensor(bias))
+            if derived is not None:
+                found[bias] = derived
+        return {n: e for n, e in found.items() if e.dtype != "float32"}
+
+    def _weight(self, name: str) -> Encoding:
+        tensor, port, dtype = self.graph.tensor(name), self.plan.weight_ports[name], self.plan.weights[name]
+        assert tensor.data is not None  # a weight is a constant
+        axis = port_axis(port, tensor.data.ndim)
+        per_channel = self.precision.per_channel and "channel" in port.granularity and axis is not None
+        signed = not dtype.startswith("u")
+        return encoding_for_weights(
+            tensor.data,
+            dtype,
+            granularity="channel" if per_channel else "tensor",
+            axis=axis if per_channel else None,
+            symmetric=signed or port.symmetric is not None,
+        )
+
+    def problems(self, encodings: Mapping[str, Encoding]) -> tuple[Problem, ...]:
+        conflicts = tuple(_conflict_problem(c) for c in self.solution.conflicts)
+        found = self.rules.validate(self.graph, encodings, float_fallback=self.options.float_fallback)
+        return conflicts + found
+
+
+_GRIDS = frozenset({"int2", "int4", "int8", "int16", "uint2", "uint4", "uint8", "uint16"})
+
+
+def _spread_origin(encoding: Encoding) -> Encoding:
+    """The origin of a grid that reached a tensor through a tie."""
+    return encoding if encoding.origin == "fixed" else encoding.with_origin("propagated")
+
+
+def _finish(task: _Task, origin: Source, encodings: Mapping[str, Encoding], history: Sequence[str]) -> Quantized:
+    problems = task.problems(encodings)
+    errors = [p for p in problems if p.severity == "error"]
+    if errors and task.options.strict:
+        more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+        raise ConstraintError(
+            f"{task.rules.backend.name}:{task.rules.soc.name} refuses the model: {errors[0]}{more}",
+            problems=problems,
+            hint="npukit check lists all problems; --no-strict goes on",
+        )
+    manifest = _manifest(origin, task.rules.backend.name, task.rules.soc.name, task.options, history)
+    report = Report(Counter(e.origin for e in encodings.values()), problems, tuple(task.notes))
+    return Quantized(Package(manifest, task.graph, dict(encodings)), report)
+
+
+def _manifest(origin: Source, backend: str, soc: str, options: Options, history: Sequence[str]) -> Manifest:
+    before = origin.manifest.history if origin.manifest else ()
+    return Manifest(
+        backend=backend,
+        soc=soc,
+        options={k: v for k, v in attrs.asdict(options).items() if k != "seed"},
+        seed=options.seed,
+        source_name=origin.name,
+        source_hash=origin.sha256,
+        history=(*before, " ".join(history)) if history else before,
+    )
+
+
+def _given(
+    origin: Source, overrides: str | os.PathLike[str] | Mapping[str, Encoding] | None, lenient: bool
+) -> tuple[dict[str, Encoding], list[str]]:
+    """The encodings that come with the model or from the user, the user's winning, and notes about ignored ones."""
+    if overrides is None:
+        return dict(origin.encodings), []
+    if isinstance(overrides, Mapping):
+        return {**origin.encodings, **overrides}, []
+    read = read_encodings(overrides, origin.graph, lenient=lenient)
+    notes = [f"{len(read.encodings)} encodings read from {os.fspath(overrides)}"]
+    if read.ignored:
+        notes.append(f"{len(read.ignored)} encodings ignored, no such tensor: {', '.join(sorted(read.ignored)[:5])}")
+    return {**origin.encodings, **read.encodings}, notes
+
+
+def _vanished(graph: Graph, given: Mapping[str, Encoding]) -> list[str]:
+    lost = sorted(n for n in given if n not in graph.tensors)
+    shown = ", ".join(lost[:5])
+    return [f"{len(lost)} encodings belong to tensors that folding removed and have no effect: {shown}"] if lost else []
+
+
+def _unshare_biases(graph: Graph) -> Graph:
+    """Give every node that reads a shared constant vector as its third input a copy of its own.
+
+    The scale of a bias follows from its node's input and weight, so two nodes cannot share one.
+    """
+    seen: set[str] = set()
+    nodes, copies, origins = [], [], dict(graph.origin_names)
+    for node in graph.nodes:
+        name = node.input(2)
+        if name and name in seen and graph.tensor(name).is_constant and graph.tensor(name).is_float:
+            copy = f"{name}:{node.name}"
+            copies.append(attrs.evolve(graph.tensor(name), name=copy))
+            origins[copy] = (name,)
+            node = attrs.evolve(node, inputs=(*node.inputs[:2], copy, *node.inputs[3:]))
+        seen.add(name)
+        nodes.append(node)
+    return graph.evolve(nodes=tuple(nodes), origin_names=origins).with_tensors(copies) if copies else graph
+
+
+def _range_of(tensor: Tensor) -> Range:
+    assert tensor.data is not None  # only constants have no observed range
+    return Range(float(tensor.data.min(initial=0)), float(tensor.data.max(initial=0)))
+
+
+def _derived(x: Encoding | None, w: Encoding | None, bias: Tensor) -> Encoding | None:
+    """int32 with the product of both scales, or None when one side is float: then the bias stays float too."""
+    if x is None or w is None or x.is_float or w.is_float or bias.shape is None:
+        return None
+    scale = np.asarray(x.steps.astype(np.float64) * w.steps.astype(np.float64))
+    if w.granularity in ("block", "lpbq"):
+        return None
+    per_channel = scale.size > 1
+    axis = len(bias.shape) - 1 if per_channel else None
+    scale = scale.reshape(-1) if per_channel else scale.reshape(())
+    # A float32 product of tiny scales may reach zero; the smallest normal number keeps the grid usable.
+    tiny = np.finfo(np.float32).tiny
+    return Encoding("int32", np.maximum(scale, tiny), axis=axis, symmetric=True, origin="derived")
+
+
+def _conflict_problem(conflict: Conflict) -> Problem:
+    hint = "give them one encoding, or drop one of the overrides"
+    return Problem("error", "conflict", conflict.tensor_a, "tie", conflict.tensor_b, str(conflict), hint)
+
+
+def _both(first: OnEvent, second: OnEvent) -> OnEvent:
+    def listen(event: Event) -> None:
+        first(event)
+        second(event)
+
+    return listen
