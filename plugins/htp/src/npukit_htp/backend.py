@@ -1,0 +1,66 @@
+"""HtpBackend: the Hexagon Tensor Processor as op constraints, SoCs and numpy kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+
+import attrs
+import yaml
+
+from npukit.backend import Kernel, KernelBackend, OpConstraint, Precision, Soc, load_constraints, load_socs
+from npukit.graph import Graph, fold_batch_norm, fold_constants, remove_dead_nodes
+from npukit_htp.kernels import KERNELS
+
+_DATA = Path(__file__).parent / "data"
+
+
+@lru_cache(maxsize=1)
+def _socs() -> tuple[Soc, ...]:
+    return load_socs(_DATA / "socs.yaml")
+
+
+@lru_cache(maxsize=1)
+def _constraints() -> tuple[OpConstraint, ...]:
+    native = yaml.safe_load((_DATA / "native_ops.yaml").read_text(encoding="utf-8"))
+    rows = load_constraints(_DATA / "op_constraints.yaml")
+    return tuple(attrs.evolve(row, native=row.native or native.get(row.op, "")) for row in rows)
+
+
+class HtpBackend(KernelBackend):
+    """An emulator of the Hexagon Tensor Processor that computes documented integer arithmetic.
+
+    Convolutions and matrix products are exact integer sums, requantized with one float32 multiplier; unary functions are the
+    correctly rounded real result; other ops compute in float32 between their grids. One arithmetic serves every SoC: SoCs
+    differ in what they accept.
+    """
+
+    name = "htp"
+    title = "Hexagon Tensor Processor (emulated)"
+    default_soc = "SM8750"
+
+    def socs(self) -> tuple[Soc, ...]:
+        return _socs()
+
+    def constraints(self) -> tuple[OpConstraint, ...]:
+        return _constraints()
+
+    def precision(self, soc: Soc) -> Precision:
+        """8-bit activations and weights; DSPs before v68 take no per-channel weights (aimet-onnx 2.42, htp_quantsim_config)."""
+        return Precision(per_channel=soc.generation >= 68)
+
+    def fusions(self) -> tuple[tuple[str, ...], ...]:
+        """The super groups of aimet-onnx 2.42 (BSD-3-Clause, htp_quantsim_config_v*.json) whose tensors can share one grid.
+
+        Relu and Clip change nothing on a grid that has their range. The groups with HardSwish, PRelu and LeakyRelu are left
+        out: their inner tensor is wider than their output, and saturating it first would change the result.
+        """
+        return (("Conv", "Relu"), ("Conv", "Clip"), ("ConvTranspose", "Relu"), ("Gemm", "Relu"), ("Add", "Relu"))
+
+    def prepare(self, graph: Graph) -> Graph:
+        """Fold constants and batch normalization, then drop what nobody reads."""
+        return remove_dead_nodes(fold_batch_norm(fold_constants(graph)))
+
+    def kernels(self, soc: Soc) -> Mapping[str, Kernel]:
+        return KERNELS

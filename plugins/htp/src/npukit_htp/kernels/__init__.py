@@ -1,0 +1,33 @@
+"""The kernels: op type -> numpy function. They are the readable definition of what the emulator computes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from npukit.backend import Kernel
+from npukit_htp.kernels.conv import conv, conv_transpose
+from npukit_htp.kernels.elementwise import ELEMENTWISE
+from npukit_htp.kernels.matmul import gemm, matmul
+from npukit_htp.kernels.movement import MOVEMENT
+from npukit_htp.kernels.norm import NORM
+from npukit_htp.kernels.pool import POOL
+from npukit_htp.kernels.reduce import REDUCE
+from npukit_htp.kernels.resize import RESIZE
+from npukit_htp.kernels.unary import UNARY
+
+KERNELS: Mapping[str, Kernel] = {
+    "Conv": conv,
+    "ConvTranspose": conv_transpose,
+    "Gemm": gemm,
+    "MatMul": matmul,
+    **ELEMENTWISE,
+    **MOVEMENT,
+    **NORM,
+    **POOL,
+    **REDUCE,
+    **RESIZE,
+    **UNARY,
+}
+"""Every op of the default ONNX domain that has a kernel."""
+
+__all__ = ["KERNELS"]

@@ -1,0 +1,167 @@
+"""What all kernels share: integer forms of values, exact accumulation, grids that stay, table lookup."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias, TypeVar
+
+import attrs
+import numpy as np
+import numpy.typing as npt
+
+from npukit.backend import Call, Result, Value
+from npukit.encoding import Array, Encoding, container, quantize
+
+T = TypeVar("T")
+ArrayFunction: TypeAlias = Callable[[Array], Array]
+
+EXACT_FLOAT32 = 1 << 24
+EXACT_FLOAT64 = 1 << 53
+
+
+def exact_dtype(bound: float) -> npt.DTypeLike:
+    """The fastest float type in which sums of integers are exact when the absolute values of all terms add up to ``bound``.
+
+    Every partial sum, in any order, with or without fused multiply-add, is then an integer of at most ``bound``, and float32
+    holds all integers up to 2**24, float64 up to 2**53. So the result does not depend on how BLAS splits the sum.
+    """
+    if bound > EXACT_FLOAT64:
+        raise ValueError(f"integer sums up to {bound:.3g} are exact in no float type")
+    return np.float32 if bound <= EXACT_FLOAT32 else np.float64
+
+
+def largest(encoding: Encoding) -> int:
+    """The largest absolute value of code minus zero point on a per-tensor grid."""
+    zero = int(encoding.zeros)
+    return max(abs(encoding.qmin - zero), abs(encoding.qmax - zero))
+
+
+def centered(value: Value, dtype: npt.DTypeLike = np.float32) -> Array:
+    """Codes minus zero point of a per-tensor grid, in a float type; exact for up to 16 bits."""
+    assert value.encoding is not None
+    out = np.empty(value.data.shape, dtype)
+    np.subtract(value.data, np.asarray(value.encoding.zeros, dtype), out=out)
+    return out
+
+
+@attrs.frozen(eq=False)
+class IntegerWeight:
+    """An operand as integers in float32 and a float32 scale: () or one per output channel (C,)."""
+
+    values: Array
+    scale: Array
+
+
+def integer_weight(value: Value, channel_axis: int) -> IntegerWeight | None:
+    """The integer form of an operand, or None when its sum has no single scale per output channel.
+
+    Per-tensor and per-channel grids give codes minus zero point. LPBQ gives codes times the integer block scale, which leaves
+    one scale per channel (two-level scales: https://arxiv.org/abs/2102.04503). All are below 2**17, so float32 holds them.
+    Float grids, grids of more than 16 bits and grids with a float scale per block have no such form.
+    """
+    encoding, rank = value.encoding, value.data.ndim
+    if encoding is None or encoding.bits > 16 or encoding.granularity in ("float", "block"):
+        return None
+    if encoding.granularity == "tensor":
+        return IntegerWeight(centered(value), encoding.steps)
+    channel_axis %= rank
+    if encoding.granularity == "lpbq":
+        return _lpbq_weight(value.data, encoding, channel_axis)
+    if encoding.axis is None or encoding.axis % rank != channel_axis:
+        return None
+    zeros = encoding.zeros.reshape([-1 if a == channel_axis else 1 for a in range(rank)])
+    return IntegerWeight((value.data - zeros).astype(np.float32), encoding.steps)
+
+
+def _lpbq_weight(codes: Array, encoding: Encoding, channel_axis: int) -> IntegerWeight | None:
+    axis, size, block_scale = encoding.axis, encoding.block_size, encoding.block_scale
+    if axis is None or size is None or block_scale is None:
+        return None
+    axis %= codes.ndim
+    channel = (encoding.steps / block_scale).take(0, axis)
+    per_channel = channel.reshape(-1).astype(np.float32)
+    if axis == channel_axis or per_channel.size != codes.shape[channel_axis]:
+        return None
+    spread = np.arange(codes.shape[axis]) // size
+    values = (codes - encoding.zeros.take(spread, axis)) * block_scale.take(spread, axis)
+    return IntegerWeight(values.astype(np.float32), per_channel)
+
+
+def integer_bias(bias: Value | None, scale: Array) -> Array | None:
+    """A bias as integers at ``scale`` (float64): its own codes when they are on that grid, else rounded to it.
+
+    Rounding a bias that arrives in another form is what onnxruntime-qnn and ExecuTorch do: the hardware adds int32.
+    """
+    if bias is None:
+        return None
+    encoding = bias.encoding
+    if encoding is not None and not encoding.is_float and not encoding.zeros.any() and np.array_equal(encoding.steps, scale):
+        return bias.data.astype(np.float64)
+    return np.rint(bias.real().astype(np.float64) / scale.astype(np.float64))
+
+
+def same_grid(a: Encoding | None, b: Encoding | None) -> bool:
+    """Whether codes of one are codes of the other; None is no grid at all."""
+    return a is b or (a is not None and b is not None and a.same_grid(b))
+
+
+def move(call: Call, function: ArrayFunction, index: int = 0) -> list[Result]:
+    """Apply a function that only moves elements: on the codes when the grid stays, else on the real values."""
+    return [place(call.value(index), function, out) for out in call.outputs]
+
+
+def place(value: Value, function: ArrayFunction, out: Encoding | None) -> Result:
+    """One output of an op that moves elements of ``value``."""
+    if same_grid(value.encoding, out) and (out is None or out.axis is None):
+        return Value(function(value.data), out)
+    return function(value.real())
+
+
+def tabulate(call: Call, function: ArrayFunction) -> list[Result]:
+    """A function of one value: the correctly rounded real result, looked up by code.
+
+    The table is made in float64 over all 2**bits codes. Values without codes are computed in float32.
+    """
+    value, out = call.value(0), call.outputs[0]
+    encoding = value.encoding
+    if encoding is None or encoding.is_float or encoding.bits > 16 or encoding.axis is not None:
+        return [function(value.real())]
+    table = call.once("table", lambda: _table(function, encoding, out))
+    found = table[value.data.view(_unsigned(value.data.dtype))]
+    return [Value(found, out) if out is not None and not out.is_float else found]
+
+
+def _table(function: ArrayFunction, encoding: Encoding, out: Encoding | None) -> Array:
+    dtype = container(encoding)
+    codes = np.arange(1 << (8 * dtype.itemsize)).astype(_unsigned(dtype)).view(dtype)
+    real = (codes.astype(np.float64) - float(encoding.zeros)) * float(encoding.steps)
+    with np.errstate(all="ignore"):
+        result = np.asarray(function(real), np.float64)
+    if out is None or out.is_float:
+        return result.astype(np.float32)
+    scaled = np.rint(result / float(out.steps)) + float(out.zeros)
+    # A pole or an undefined point (log of 0, 0/0) saturates, not-a-number gives the zero point.
+    scaled = np.nan_to_num(scaled, nan=float(out.zeros), posinf=out.qmax, neginf=out.qmin)
+    return np.clip(scaled, out.qmin, out.qmax).astype(container(out))
+
+
+def _unsigned(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    return np.dtype(f"uint{8 * dtype.itemsize}")
+
+
+def requantized(value: Value, out: Encoding | None) -> Value:
+    """The value on another grid."""
+    if out is None or same_grid(value.encoding, out):
+        return value
+    return Value(quantize(value.real(), out), out)
+
+
+def remember(call: Call, key: str, sources: Sequence[Value | None], make: Callable[[], T]) -> T:
+    """What ``make`` builds from ``sources``, kept until one of them is another array: constants are prepared once."""
+    found = call.memo.get(key)
+    arrays = [None if v is None else v.data for v in sources]
+    if found is None or any(a is not b for a, b in zip(found[0], arrays, strict=True)):
+        found = (arrays, make())
+        call.memo[key] = found
+    result: T = found[1]
+    return result

@@ -1,0 +1,128 @@
+"""Functions of one value, looked up in a table of correctly rounded results."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from npukit.backend import Call, Kernel, Result, Value
+from npukit.encoding import Array
+from npukit.graph import Node
+from npukit_htp.kernels._values import ArrayFunction, same_grid, tabulate
+
+
+def _sigmoid(x: Array) -> Array:
+    return 0.5 * (np.tanh(0.5 * x) + 1)
+
+
+_ERF = (0.17087277, -0.82215223, 1.48851587, -1.13520398, 0.27886807, -0.18628806, 0.09678418, 0.37409196, 1.00002368)
+
+
+def _erf(x: Array) -> Array:
+    """The error function to 1.2e-7 (Numerical Recipes, erfcc: a Chebyshev fit of erfc)."""
+    t = 1 / (1 + 0.5 * np.abs(x))
+    series = np.zeros_like(t)
+    for c in _ERF:
+        series = series * t + c
+    tail = t * np.exp(-x * x - 1.26551223 + t * series)
+    return np.sign(x) * (1 - tail)
+
+
+def _gelu(node: Node) -> ArrayFunction:
+    if node.get("approximate", "none") == "tanh":
+        return lambda x: 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+    return lambda x: 0.5 * x * (1 + _erf(x / np.sqrt(2)))
+
+
+def _hard_sigmoid(node: Node) -> ArrayFunction:
+    alpha, beta = node.get("alpha", 0.2), node.get("beta", 0.5)
+    return lambda x: np.clip(alpha * x + beta, 0, 1)
+
+
+def _leaky_relu(node: Node) -> ArrayFunction:
+    alpha = node.get("alpha", 0.01)
+    return lambda x: np.where(x < 0, alpha * x, x)
+
+
+def _elu(node: Node) -> ArrayFunction:
+    alpha = node.get("alpha", 1.0)
+    return lambda x: np.where(x < 0, alpha * np.expm1(np.minimum(x, 0)), x)
+
+
+def _selu(node: Node) -> ArrayFunction:
+    alpha, gamma = node.get("alpha", 1.67326319217681884765625), node.get("gamma", 1.05070102214813232421875)
+    return lambda x: gamma * np.where(x < 0, alpha * np.expm1(np.minimum(x, 0)), x)
+
+
+def _thresholded_relu(node: Node) -> ArrayFunction:
+    alpha = node.get("alpha", 1.0)
+    return lambda x: np.where(x > alpha, x, 0)
+
+
+def _plain(function: ArrayFunction) -> Callable[[Node], ArrayFunction]:
+    return lambda node: function
+
+
+_FUNCTIONS: Mapping[str, Callable[[Node], ArrayFunction]] = {
+    "Abs": _plain(np.abs),
+    "Asin": _plain(np.arcsin),
+    "Atan": _plain(np.arctan),
+    "Ceil": _plain(np.ceil),
+    "Cos": _plain(np.cos),
+    "Elu": _elu,
+    "Exp": _plain(np.exp),
+    "Floor": _plain(np.floor),
+    "Gelu": _gelu,
+    "HardSigmoid": _hard_sigmoid,
+    "HardSwish": _plain(lambda x: x * np.clip(x / 6 + 0.5, 0, 1)),
+    "LeakyRelu": _leaky_relu,
+    "Log": _plain(np.log),
+    "Mish": _plain(lambda x: x * np.tanh(np.logaddexp(x, 0))),
+    "Neg": _plain(np.negative),
+    "Reciprocal": _plain(np.reciprocal),
+    "Round": _plain(np.rint),
+    "Selu": _selu,
+    "Sigmoid": _plain(_sigmoid),
+    "Sign": _plain(np.sign),
+    "Sin": _plain(np.sin),
+    "Softplus": _plain(lambda x: np.logaddexp(x, 0)),
+    "Sqrt": _plain(np.sqrt),
+    "Tan": _plain(np.tan),
+    "Tanh": _plain(np.tanh),
+    "ThresholdedRelu": _thresholded_relu,
+}
+
+
+def _kernel(make: Callable[[Node], ArrayFunction]) -> Kernel:
+    def run(call: Call) -> Sequence[Result]:
+        return tabulate(call, make(call.node))
+
+    return run
+
+
+def relu(call: Call) -> Sequence[Result]:
+    """max(x, 0); on one grid it is max(code, zero point), which is nothing at all when the grid starts at zero."""
+    value, out = call.value(0), call.outputs[0]
+    encoding = value.encoding
+    if encoding is None or encoding.is_float or not same_grid(encoding, out):
+        return tabulate(call, lambda x: np.maximum(x, 0))
+    zero = int(encoding.zeros)
+    if zero == encoding.qmin:
+        return [value]
+    return [Value(np.maximum(value.data, value.data.dtype.type(zero)), out)]
+
+
+def clip(call: Call) -> Sequence[Result]:
+    """Clip to the min and max inputs, either of which may be absent."""
+    low, high = (None if v is None else v.real() for v in (call.optional(1), call.optional(2)))
+    if low is None and high is None:
+        return tabulate(call, lambda x: x)
+    return tabulate(call, lambda x: np.clip(x, low, high))
+
+
+UNARY: Mapping[str, Kernel] = {
+    **{op: _kernel(make) for op, make in _FUNCTIONS.items()},
+    "Relu": relu,
+    "Clip": clip,
+}
