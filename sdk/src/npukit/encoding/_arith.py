@@ -59,8 +59,12 @@ def quantize(values: Array, encoding: Encoding) -> Array:
     scale = spread(encoding.steps, encoding, values.shape).astype(kind)
     codes = np.divide(values, scale, dtype=kind)
     codes = np.asarray(codes)
+    zeros = spread(encoding.zeros, encoding, values.shape).astype(kind)
+    if encoding.zeros.dtype.kind == "f":  # a grid shifted by a fraction of a step
+        codes += zeros - np.floor(zeros)
+        zeros = np.floor(zeros)
     np.rint(codes, out=codes)
-    codes += spread(encoding.zeros, encoding, values.shape).astype(kind)
+    codes += zeros
     np.clip(codes, encoding.qmin, encoding.qmax, out=codes)
     return codes.astype(container(encoding))
 

@@ -21,7 +21,11 @@ def _as_scale(value: Any) -> Array | None:
 
 
 def _as_zero_point(value: Any) -> Array | None:
-    return None if value is None else np.asarray(value, dtype=np.int64)
+    """Integers, except for grids shifted by half a step (2-bit weights at -1.5, -0.5, 0.5, 1.5 steps, as AIMET has them)."""
+    if value is None:
+        return None
+    found = np.asarray(value, dtype=np.float64)
+    return found.astype(np.int64) if np.all(found == np.rint(found)) else found
 
 
 @attrs.frozen(eq=False)
