@@ -88,15 +88,18 @@ class KernelBackend(Backend):
         return not domain and op in self.kernels(self.soc())
 
     def requantize(self, acc: Accumulator, out: Encoding, soc: Soc) -> Array:
-        """Codes of ``out`` for an accumulator: one float32 multiplier, round half to even, saturate.
+        """Codes of ``out`` for an accumulator: rounded to float32, one float32 multiplier, round half to even, saturate.
 
-        This is the arithmetic of ONNX QLinearConv (https://onnx.ai/onnx/operators/onnx__QLinearConv.html); a chip that rounds
-        differently overrides it.
+        This is the arithmetic of ONNX QLinearConv (https://onnx.ai/onnx/operators/onnx__QLinearConv.html) as onnxruntime does
+        it; a chip that rounds differently overrides it. Grids of more than 16 bits are computed in float64.
         """
+        work: Any = np.float32 if out.bits <= 16 else np.float64
         multiplier = (np.asarray(acc.scale, np.float64) / out.steps.astype(np.float64)).astype(np.float32)
-        rounded = np.rint(acc.values * multiplier)
-        rounded += out.zeros
-        return np.clip(rounded, out.qmin, out.qmax).astype(container(out))
+        codes = np.asarray(np.multiply(acc.values, multiplier, dtype=work))
+        np.rint(codes, out=codes)
+        codes += out.zeros.astype(work)
+        np.clip(codes, out.qmin, out.qmax, out=codes)
+        return codes.astype(container(out))
 
     def compile(self, graph: Graph, encodings: Mapping[str, Encoding], soc: Soc) -> Program:
         constants = {

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from npukit.backend import Call, Result, Value
-from npukit.encoding import Array, Encoding, container, quantize
+from npukit.encoding import Array, Encoding, container, dequantize, quantize
 
 T = TypeVar("T")
 ArrayFunction: TypeAlias = Callable[[Array], Array]
@@ -120,7 +120,8 @@ def place(value: Value, function: ArrayFunction, out: Encoding | None) -> Result
 def tabulate(call: Call, function: ArrayFunction) -> list[Result]:
     """A function of one value: the correctly rounded real result, looked up by code.
 
-    The table is made in float64 over all 2**bits codes. Values without codes are computed in float32.
+    The table is made in float64 over all codes, then rounded to float32 and to the output grid. Values
+    without codes are computed in float32.
     """
     value, out = call.value(0), call.outputs[0]
     encoding = value.encoding
@@ -134,15 +135,11 @@ def tabulate(call: Call, function: ArrayFunction) -> list[Result]:
 def _table(function: ArrayFunction, encoding: Encoding, out: Encoding | None) -> Array:
     dtype = container(encoding)
     codes = np.arange(1 << (8 * dtype.itemsize)).astype(_unsigned(dtype)).view(dtype)
-    real = (codes.astype(np.float64) - float(encoding.zeros)) * float(encoding.steps)
     with np.errstate(all="ignore"):
-        result = np.asarray(function(real), np.float64)
-    if out is None or out.is_float:
-        return result.astype(np.float32)
-    scaled = np.rint(result / float(out.steps)) + float(out.zeros)
-    # A pole or an undefined point (log of 0, 0/0) saturates, not-a-number gives the zero point.
-    scaled = np.nan_to_num(scaled, nan=float(out.zeros), posinf=out.qmax, neginf=out.qmin)
-    return np.clip(scaled, out.qmin, out.qmax).astype(container(out))
+        real = np.asarray(function(dequantize(codes, encoding).astype(np.float64)), np.float64).astype(np.float32)
+    # An undefined point (log of a negative number) becomes 0; poles saturate.
+    real = np.nan_to_num(real, nan=0.0, posinf=np.inf, neginf=-np.inf)
+    return real if out is None or out.is_float else quantize(real, out)
 
 
 def _unsigned(dtype: np.dtype[Any]) -> np.dtype[Any]:

@@ -70,7 +70,8 @@ def _axes(call: Call) -> list[_Axis]:
             scales = [min(scales) if policy == "not_larger" else max(scales)] * len(scales)
             sizes = [np.floor(s * shape[a] + 0.5) for s, a in zip(scales, chosen, strict=True)]
     else:
-        sizes = [float(np.floor(shape[a] * s)) for s, a in zip(scales, chosen, strict=True)]
+        # In float32, as onnxruntime does: 5 * 1.4 is 7 there and 6.99.. in float64.
+        sizes = [float(np.floor(np.float32(shape[a]) * np.float32(s))) for s, a in zip(scales, chosen, strict=True)]
     count = len(chosen)
     regions = [(roi[i], roi[i + count]) for i in range(count)] if len(roi) == 2 * count else [(0.0, 1.0)] * count
     return [_Axis(a, shape[a], int(o), s, r) for a, o, s, r in zip(chosen, sizes, scales, regions, strict=True)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -19,7 +20,7 @@ def _sigmoid(x: Array) -> Array:
 _ERF = (0.17087277, -0.82215223, 1.48851587, -1.13520398, 0.27886807, -0.18628806, 0.09678418, 0.37409196, 1.00002368)
 
 
-def _erf(x: Array) -> Array:
+def erf(x: Array) -> Array:
     """The error function to 1.2e-7 (Numerical Recipes, erfcc: a Chebyshev fit of erfc)."""
     t = 1 / (1 + 0.5 * np.abs(x))
     series = np.zeros_like(t)
@@ -31,8 +32,8 @@ def _erf(x: Array) -> Array:
 
 def _gelu(node: Node) -> ArrayFunction:
     if node.get("approximate", "none") == "tanh":
-        return lambda x: 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
-    return lambda x: 0.5 * x * (1 + _erf(x / np.sqrt(2)))
+        return lambda x: 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+    return lambda x: 0.5 * x * (1 + erf(x / math.sqrt(2)))
 
 
 def _hard_sigmoid(node: Node) -> ArrayFunction:
