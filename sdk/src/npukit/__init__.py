@@ -22,22 +22,22 @@ if TYPE_CHECKING:
     from npukit.graph import load
     from npukit.package import read_package
     from npukit.plugins import Registry
-    from npukit.quantize import Options, check, compare, convert, quantize
-    from npukit.quantize import open_session as Session  # noqa: N812
+    from npukit.quantization import Options, check, compare, convert, quantize
+    from npukit.quantization import open_session as Session  # noqa: N812
 
 __version__ = "0.1.0"
 
 # Imported on first use: `npukit --help` must not pay for numpy and onnx.
 _HOMES = {
     "NpukitError": ("npukit.errors", "NpukitError"),
-    "Options": ("npukit.quantize", "Options"),
+    "Options": ("npukit.quantization", "Options"),
     "Registry": ("npukit.plugins", "Registry"),
-    "Session": ("npukit.quantize", "open_session"),
-    "check": ("npukit.quantize", "check"),
-    "compare": ("npukit.quantize", "compare"),
-    "convert": ("npukit.quantize", "convert"),
+    "Session": ("npukit.quantization", "open_session"),
+    "check": ("npukit.quantization", "check"),
+    "compare": ("npukit.quantization", "compare"),
+    "convert": ("npukit.quantization", "convert"),
     "load": ("npukit.graph", "load"),
-    "quantize": ("npukit.quantize", "quantize"),
+    "quantize": ("npukit.quantization", "quantize"),
     "read_package": ("npukit.package", "read_package"),
 }
 

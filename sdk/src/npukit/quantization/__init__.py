@@ -1,10 +1,10 @@
 """From a float model to a quantized package: data, observers, the pipeline, and comparison of the results."""
 
-from npukit.quantize.calibrate import calibrate
-from npukit.quantize.compare import Comparison, TensorRow, compare, open_session
-from npukit.quantize.data import open_data
-from npukit.quantize.observers import Range
-from npukit.quantize.pipeline import CheckResult, Options, Quantized, Report, check, convert, quantize
+from npukit.quantization.calibrate import calibrate
+from npukit.quantization.compare import Comparison, TensorRow, compare, open_session
+from npukit.quantization.data import open_data
+from npukit.quantization.observers import Range
+from npukit.quantization.pipeline import CheckResult, Options, Quantized, Report, check, convert, quantize
 
 __all__ = [
     "CheckResult",

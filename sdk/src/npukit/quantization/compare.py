@@ -15,8 +15,8 @@ from npukit.errors import DataError, UsageError
 from npukit.events import Event, OnEvent, ignore
 from npukit.graph import Graph
 from npukit.plugins import Registry
-from npukit.quantize.data import open_data
-from npukit.quantize.pipeline import Options, Quantized, Source, quantize, read_source
+from npukit.quantization.data import open_data
+from npukit.quantization.pipeline import Options, Quantized, Source, quantize, read_source
 
 
 def open_session(
@@ -123,7 +123,9 @@ def compare(
         raise UsageError("no backend is named", hint="--backend cpu,htp")
     origin = read_source(source, registry=registry, symbols=symbols, batch=batch)
     models = {
-        label: _model_for(label, origin, calibration if calibration is not None else data, options, overrides, registry, on_event)
+        label: _model_for(
+            label, origin, calibration if calibration is not None else data, options, overrides, registry, on_event
+        )
         for label in dict.fromkeys(backends)
     }
     # The float model is that of the first quantized one: its names are the ones to compare by.
@@ -150,7 +152,7 @@ def compare(
     for session in sessions.values():
         session.close()
     rows = meter.rows(graph)
-    encodings = {label: dict(m.encodings) if isinstance(m, Quantized) else {} for label, m in models.items()}
+    encodings = {label: dict(s.program.encodings) for label, s in sessions.items()}
     outputs = tuple(r for r in rows if r.name in graph.outputs)
     return Comparison("cpu:float32", tuple(sessions), samples, outputs, tuple(rows), encodings)
 

@@ -27,9 +27,9 @@ from npukit.events import Event, OnEvent, ignore
 from npukit.graph import Graph, Tensor, fold_constants, load, source_hash
 from npukit.package import Manifest, Package, is_package, read_package, write_package
 from npukit.plugins import Registry
-from npukit.quantize.calibrate import calibrate
-from npukit.quantize.data import open_data
-from npukit.quantize.observers import Range
+from npukit.quantization.calibrate import calibrate
+from npukit.quantization.data import open_data
+from npukit.quantization.observers import Range
 
 
 @attrs.frozen
@@ -278,7 +278,9 @@ class _Task:
         if not names:
             return {}
         if data is None:
-            raise DataError(f"{len(names)} tensors need a range, but no calibration data is given", hint="--data FOLDER or data=")
+            raise DataError(
+                f"{len(names)} tensors need a range, but no calibration data is given", hint="--data FOLDER or data="
+            )
         batches = open_data(data, self.graph, limit=self.options.limit)
         return calibrate(
             self.graph,

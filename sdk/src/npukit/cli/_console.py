@@ -1,0 +1,92 @@
+"""Where a command writes: the result to stdout, everything else to stderr."""
+
+from __future__ import annotations
+
+import json as json_module
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+from npukit.cli._progress import Progress
+
+if TYPE_CHECKING:
+    from npukit.events import Event
+
+
+class Console:
+    """The two streams of one command.
+
+    ``emit`` prints the result once, as text or as JSON; ``note`` is a line for people, silent with ``-q``; ``on_event`` is the
+    listener that long stages get. A reader that closes the pipe early (``| head``) is no error, the exit code stays that of
+    the command.
+    """
+
+    def __init__(self, *, json: bool = False, quiet: bool = False, verbose: bool = False) -> None:
+        self.configure(json=json, quiet=quiet, verbose=verbose)
+
+    def configure(self, *, json: bool, quiet: bool, verbose: bool) -> None:
+        self.json, self.quiet, self.verbose = json, quiet, verbose
+        self._progress = Progress(sys.stderr, enabled=not quiet)
+
+    def emit(self, text: str, data: Any) -> None:
+        """Print the result: ``data`` with --json, else ``text``."""
+        self._progress.clear()
+        self._write(sys.stdout, _dump(data) if self.json else text)
+
+    def note(self, text: str) -> None:
+        """Print a line about what is going on."""
+        if not self.quiet:
+            self._progress.clear()
+            self._write(sys.stderr, text)
+
+    def raw_error(self, text: str) -> None:
+        self._progress.clear()
+        self._write(sys.stderr, text.rstrip("\n"))
+
+    def fail(self, message: str, *, hint: str = "", code: str = "") -> None:
+        """Print an error: one line, one more for the hint; with --json an object on stdout as well."""
+        self.raw_error(f"error: {_one_line(message)}" + (f"\nhint: {_one_line(hint)}" if hint else ""))
+        if self.json:
+            self._write(sys.stdout, _dump({"error": {"code": code, "message": message, "hint": hint}}))
+
+    def on_event(self, event: Event) -> None:
+        self._progress.show(event)
+
+    def close(self) -> None:
+        """Finish the progress line and flush; a pipe that is closed by now is silenced for good."""
+        self._progress.clear()
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except BrokenPipeError:
+                _silence(stream)
+
+    def _write(self, stream: Any, text: str) -> None:
+        try:
+            stream.write(text + "\n")
+            stream.flush()
+        except BrokenPipeError:
+            _silence(stream)
+        except UnicodeEncodeError:
+            stream.write(text.encode("ascii", "backslashreplace").decode() + "\n")
+
+
+def _silence(stream: Any) -> None:
+    # The interpreter flushes the streams again when it ends; /dev/null takes what the reader no longer wants.
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, stream.fileno())
+    os.close(null)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _dump(data: Any) -> str:
+    """Strict JSON. Data that is plain already needs neither numpy nor attrs, so ``doctor`` works where they are missing."""
+    try:
+        return json_module.dumps(data, indent=2, allow_nan=False)
+    except (TypeError, ValueError):
+        from npukit.report import to_json
+
+        return json_module.dumps(to_json(data), indent=2, allow_nan=False)

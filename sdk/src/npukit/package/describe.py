@@ -1,0 +1,154 @@
+"""What is in a model: layers, tensors, parameters, multiply-accumulates."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import attrs
+import numpy as np
+
+from npukit.encoding import Encoding
+from npukit.graph import Graph, Node, Shape, Tensor
+from npukit.package.container import Manifest
+
+_FLOATS = {"float32": "Float_32", "float16": "Float_16", "bfloat16": "BFloat_16", "float64": "Float_64", "bool": "Bool_8"}
+
+
+@attrs.frozen
+class TensorRow:
+    """One tensor: ``type`` is spelled as the vendor's tools do (uFxp_8, sFxp_4, Float_32, Int_64)."""
+
+    name: str
+    type: str
+    shape: Shape | None
+    encoding: str
+    constant: bool
+    origin: str = ""
+
+
+@attrs.frozen
+class LayerRow:
+    """One node: its tensors, number of parameters, and multiply-accumulates per inference (None when a shape is not known)."""
+
+    id: int
+    name: str
+    op: str
+    inputs: tuple[TensorRow, ...]
+    outputs: tuple[TensorRow, ...]
+    parameters: int
+    macs: int | None
+    attributes: Mapping[str, str]
+
+
+@attrs.frozen
+class Info:
+    """The layer table, the graph's inputs and outputs, totals, and the manifest of a package."""
+
+    layers: tuple[LayerRow, ...]
+    inputs: tuple[TensorRow, ...]
+    outputs: tuple[TensorRow, ...]
+    parameters: int
+    macs: int
+    macs_by_type: Mapping[str, int]
+    weight_bytes: int
+    manifest: Manifest | None = None
+
+
+def describe(graph: Graph, encodings: Mapping[str, Encoding] | None = None, manifest: Manifest | None = None) -> Info:
+    """Describe a graph. ``weight_bytes`` counts constants as their encodings store them, 4 bits being half a byte."""
+    known = encodings or {}
+
+    def row(name: str) -> TensorRow:
+        return _tensor_row(graph.tensor(name), known.get(name))
+
+    layers = []
+    by_type: dict[str, int] = {}
+    for index, node in enumerate(graph.nodes):
+        macs = count_macs(graph, node)
+        if macs:
+            kind = " x ".join(type_name(graph.tensor(n), known.get(n)) for n in node.inputs[:2])
+            by_type[kind] = by_type.get(kind, 0) + macs
+        constants = [graph.tensor(n) for n in dict.fromkeys(node.inputs) if n and graph.tensor(n).is_constant]
+        layers.append(
+            LayerRow(
+                index,
+                node.name,
+                node.op,
+                tuple(row(n) for n in node.inputs if n),
+                tuple(row(n) for n in node.outputs if n),
+                sum(int(t.data.size) for t in constants if t.data is not None and t.is_float),
+                macs,
+                {k: _short(v) for k, v in node.attributes.items()},
+            )
+        )
+    floats = [t for t in graph.tensors.values() if t.data is not None and t.is_float]
+    bits = sum(t.data.size * (known[t.name].bits if t.name in known else 32) for t in floats if t.data is not None)
+    return Info(
+        tuple(layers),
+        tuple(row(n) for n in graph.inputs),
+        tuple(row(n) for n in graph.outputs),
+        sum(int(t.data.size) for t in floats if t.data is not None),
+        sum(layer.macs or 0 for layer in layers),
+        by_type,
+        -(-int(bits) // 8),
+        manifest,
+    )
+
+
+def type_name(tensor: Tensor, encoding: Encoding | None) -> str:
+    """uFxp_8, sFxp_4, Float_16, Int_64 and so on."""
+    if encoding is not None and not encoding.is_float:
+        return f"{'s' if encoding.signed else 'u'}Fxp_{encoding.bits}"
+    dtype = encoding.dtype if encoding is not None else tensor.dtype
+    if dtype in _FLOATS:
+        return _FLOATS[dtype]
+    digits = "".join(c for c in dtype if c.isdigit())
+    return f"{dtype.removesuffix(digits).capitalize()}_{digits}" if digits else dtype.capitalize() or "unknown"
+
+
+def _tensor_row(tensor: Tensor, encoding: Encoding | None) -> TensorRow:
+    text, origin = ("", "") if encoding is None else (encoding_text(encoding), encoding.origin)
+    return TensorRow(tensor.name, type_name(tensor, encoding), tensor.shape, text, tensor.is_constant, origin)
+
+
+def encoding_text(encoding: Encoding) -> str:
+    """Scale and zero point in a few words."""
+    if encoding.is_float:
+        return encoding.dtype
+    steps, zeros = encoding.steps, encoding.zeros
+    if steps.size == 1:
+        return f"scale {float(steps.flat[0]):.6g}, zero point {zeros.flat[0]}"
+    blocks = f", blocks of {encoding.block_size}" if encoding.block_size else ""
+    return f"{steps.size} scales {steps.min():.4g}..{steps.max():.4g} on axis {encoding.axis}{blocks}"
+
+
+def count_macs(graph: Graph, node: Node) -> int | None:
+    """Multiply-accumulates of one node; 0 for ops that have none, None when a shape is not known."""
+    if node.domain or node.op not in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
+        return 0
+    x, w = (_dims(graph.tensor(n).shape) for n in node.inputs[:2])
+    out = _dims(graph.tensor(node.outputs[0]).shape)
+    if x is None or w is None or out is None:
+        return None
+    if node.op == "Conv":
+        return math.prod(out) * math.prod(w[1:])
+    if node.op == "ConvTranspose":
+        return math.prod(x) * math.prod(w[1:])
+    inner = x[0] if node.op == "Gemm" and node.get("transA", 0) else x[-1]
+    return math.prod(out) * inner
+
+
+def _dims(shape: Shape | None) -> tuple[int, ...] | None:
+    """The dimensions, a symbolic batch counting as 1; None when another one is not known."""
+    if shape is None or any(not isinstance(d, int) for d in shape[1:]):
+        return None
+    return tuple(d if isinstance(d, int) else 1 for d in shape)
+
+
+def _short(value: object) -> str:
+    if isinstance(value, np.ndarray):
+        return f"tensor {list(value.shape)}"
+    if isinstance(value, Graph):
+        return f"graph of {len(value.nodes)} nodes"
+    return str(list(value)) if isinstance(value, tuple) else str(value)

@@ -1,0 +1,327 @@
+"""Calibration and input data from whatever a user has: arrays, files, folders, input lists, loaders."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import attrs
+import numpy as np
+
+from npukit.backend import check_feeds
+from npukit.errors import DataError, UsageError, did_you_mean
+from npukit.graph import Array, Graph, Tensor
+
+Feeds: TypeAlias = dict[str, Array]
+
+
+class Batches:
+    """Samples to run, checked against the graph's inputs one by one; iterable as often as its source is.
+
+    Each item is {input name: array} with the model's dtypes and ranks. Raises DataError, naming the sample, when one does not fit.
+    """
+
+    def __init__(self, graph: Graph, make: Callable[[], Iterable[Any]], count: int | None, limit: int | None) -> None:
+        self._graph, self._make, self._count, self._limit = graph, make, count, limit
+
+    def __iter__(self) -> Iterator[Feeds]:
+        seen = 0
+        for index, item in enumerate(self._make()):
+            for feeds in self._split(_fit(self._graph, item, index), index):
+                if self._limit is not None and seen >= self._limit:
+                    return
+                seen += 1
+                yield feeds
+        if not seen:
+            raise DataError("the data set is empty", hint="at least one sample is needed")
+
+    def _split(self, feeds: Feeds, index: int) -> Iterator[Feeds]:
+        """One sample as it is, or several when the model's batch is fixed and the sample holds a multiple of it."""
+        size = self._fixed_batch(feeds)
+        for part in [feeds] if size is None else _slices(feeds, size):
+            try:
+                check_feeds(self._graph, part)
+            except DataError as error:
+                raise DataError(f"sample {index}: {error.message}", hint=error.hint) from None
+            yield part
+
+    def _fixed_batch(self, feeds: Feeds) -> int | None:
+        sizes = set()
+        for name, value in feeds.items():
+            shape = self._graph.tensor(name).shape
+            if not shape or value.ndim != len(shape) or not isinstance(shape[0], int) or value.shape[0] % shape[0]:
+                return None
+            sizes.add((shape[0], value.shape[0]))
+        if len(sizes) != 1:
+            return None
+        size, found = sizes.pop()
+        return None if size == found else size
+
+
+def open_data(source: Any, graph: Graph, *, limit: int | None = None) -> Batches:
+    """Data for a graph.
+
+    ``source``: an iterable of {name: array}, of arrays, or of tuples in input order (a DataLoader with labels behind the inputs
+    too); one {name: array} whose arrays are stacked samples; a folder of .npy, .npz or .raw files; an .npz or .npy file; a QAIRT
+    input list (.txt). ``limit`` keeps the first samples. Raises UsageError when there is no such file, DataError when it does not
+    fit the graph.
+    """
+    if isinstance(source, Batches):
+        return source
+    if isinstance(source, (str, os.PathLike)):
+        return _open_path(Path(source), graph, limit)
+    if isinstance(source, Mapping):
+        return _stacked(graph, {str(k): _array(v) for k, v in source.items()}, limit)
+    if not isinstance(source, Iterable):
+        raise UsageError(f"data is a path or an iterable of samples, not {type(source).__name__}")
+    count = len(source) if hasattr(source, "__len__") else None
+    if iter(source) is source:
+        return _batches(graph, _once(source), count, limit)
+    return _batches(graph, lambda: source, count, limit)
+
+
+def _batches(graph: Graph, make: Callable[[], Iterable[Any]], count: int | None, limit: int | None) -> Batches:
+    if count is None:
+        return Batches(graph, make, None, limit)
+    return _SizedBatches(graph, make, count, limit)
+
+
+class _SizedBatches(Batches):
+    """Batches whose number of samples is known before reading them."""
+
+    def __len__(self) -> int:
+        count = self._count or 0
+        return count if self._limit is None else min(count, self._limit)
+
+
+def _once(iterator: Iterator[Any]) -> Callable[[], Iterable[Any]]:
+    """The items of an iterator, for one pass; a second one is an error, not an empty data set."""
+    used = False
+
+    def make() -> Iterable[Any]:
+        nonlocal used
+        if used:
+            raise DataError("the data is an iterator that has been used up", hint="give a list, or an object that iterates anew")
+        used = True
+        return iterator
+
+    return make
+
+
+def _array(value: Any) -> Array:
+    """A numpy array from an array, number list or tensor (anything with detach() and numpy())."""
+    for step in ("detach", "cpu", "numpy"):
+        if hasattr(value, step) and not isinstance(value, np.ndarray):
+            value = getattr(value, step)()
+    found = np.asarray(value)
+    if found.dtype == object:
+        raise DataError("the data holds Python objects, not numbers")
+    return found
+
+
+def _fit(graph: Graph, item: Any, index: int) -> Feeds:
+    """A sample as feeds: named, in the model's rank, with float64 narrowed to float32."""
+    if isinstance(item, Mapping):
+        named = {str(k): _array(v) for k, v in item.items()}
+    else:
+        parts = list(item) if isinstance(item, (tuple, list)) else [item]
+        if len(parts) < len(graph.inputs):
+            raise DataError(f"sample {index} has {len(parts)} arrays, the model takes {len(graph.inputs)}: {', '.join(graph.inputs)}")
+        named = {name: _array(part) for name, part in zip(graph.inputs, parts, strict=False)}
+    return {name: _adapt(value, graph.tensors.get(name)) for name, value in named.items()}
+
+
+def _adapt(value: Array, tensor: Tensor | None) -> Array:
+    if tensor is None:
+        return value
+    if value.dtype == np.float64 and tensor.dtype == "float32":
+        value = value.astype(np.float32)
+    if tensor.shape is not None and value.ndim == len(tensor.shape) - 1:
+        value = value[None]
+    return value
+
+
+def _slices(feeds: Feeds, size: int) -> Iterator[Feeds]:
+    count = len(next(iter(feeds.values())))
+    for start in range(0, count, size):
+        yield {name: value[start : start + size] for name, value in feeds.items()}
+
+
+def _stacked(graph: Graph, arrays: Feeds, limit: int | None) -> Batches:
+    """Samples along the first axis of arrays, one per input (labels and other arrays that are no input are left out)."""
+    if not any(name in arrays for name in graph.inputs):
+        if len(arrays) == 1 and len(graph.inputs) == 1:
+            arrays = {graph.inputs[0]: next(iter(arrays.values()))}
+        else:
+            hint = did_you_mean(next(iter(arrays), ""), graph.inputs)
+            raise DataError(f"no array is named like an input; found {', '.join(sorted(arrays)) or 'none'}", hint=hint)
+    missing = [name for name in graph.inputs if name not in arrays]
+    if missing:
+        raise DataError(f"input '{missing[0]}' is missing", hint=f"found {', '.join(sorted(arrays))}")
+    used = {name: arrays[name] for name in graph.inputs}
+    counts = {name: len(value) if value.ndim else 0 for name, value in used.items()}
+    if len(set(counts.values())) > 1:
+        raise DataError(f"the arrays hold different numbers of samples: {counts}")
+    count = next(iter(counts.values()))
+    sizes = {name: _sample_rank(graph.tensor(name), value) for name, value in used.items()}
+
+    def make() -> Iterator[Feeds]:
+        for i in range(count):
+            yield {name: value[i : i + 1] if sizes[name] else value[i] for name, value in used.items()}
+
+    return _batches(graph, make, count, limit)
+
+
+def _sample_rank(tensor: Tensor, stacked: Array) -> bool:
+    """Whether the first axis of a stack is the model's own batch axis (equal ranks), not one in front of it."""
+    return tensor.shape is None or stacked.ndim <= len(tensor.shape)
+
+
+# ------------------------------------------------------------------------------------------------------------------ files
+
+
+def _open_path(path: Path, graph: Graph, limit: int | None) -> Batches:
+    if path.is_dir():
+        return _open_folder(path, graph, limit)
+    if not path.exists():
+        raise UsageError(f"data '{path}' does not exist")
+    if path.suffix in (".npz", ".npy"):
+        return _stacked(graph, _load_arrays(path, graph), limit)
+    if path.suffix == ".txt":
+        lines = _input_list(path, graph)
+        return _batches(graph, lambda: (_read_line(line, graph) for line in lines), len(lines), limit)
+    raise UsageError(f"data '{path}' is not a folder, .npz, .npy or input list (.txt)")
+
+
+def _open_folder(folder: Path, graph: Graph, limit: int | None) -> Batches:
+    """Sorted files, one sample each; or one subfolder per input with files of the same number."""
+    subfolders = [folder / name for name in graph.inputs if (folder / name).is_dir()]
+    if subfolders:
+        if len(subfolders) < len(graph.inputs):
+            raise DataError(f"folder '{folder}' lacks a subfolder for every input: {', '.join(graph.inputs)}")
+        columns = [_data_files(sub) for sub in subfolders]
+        if len({len(c) for c in columns}) > 1:
+            raise DataError(f"the subfolders of '{folder}' hold different numbers of files")
+        rows = list(zip(*columns, strict=True))
+        return _batches(graph, lambda: (_read_files(row, graph) for row in rows), len(rows), limit)
+    files = _data_files(folder)
+    if not files:
+        raise DataError(f"folder '{folder}' has no .npy, .npz or .raw files: the data set is empty")
+    return _batches(graph, lambda: (_read_sample(file, graph) for file in files), len(files), limit)
+
+
+def _data_files(folder: Path) -> list[Path]:
+    return sorted(f for f in folder.iterdir() if f.suffix in (".npy", ".npz", ".raw", ".bin"))
+
+
+def _read_files(row: Sequence[Path], graph: Graph) -> Feeds:
+    return {name: _read_one(file, graph.tensor(name)) for name, file in zip(graph.inputs, row, strict=True)}
+
+
+def _read_sample(file: Path, graph: Graph) -> Feeds:
+    if file.suffix == ".npz":
+        arrays = _load_arrays(file, graph)
+        if len(arrays) == 1 and len(graph.inputs) == 1:
+            return {graph.inputs[0]: next(iter(arrays.values()))}
+        return {name: arrays[name] for name in arrays if name in graph.inputs} or arrays
+    if len(graph.inputs) > 1:
+        raise DataError(f"file '{file}' holds one array, the model takes {len(graph.inputs)}", hint="use .npz files or subfolders")
+    return {graph.inputs[0]: _read_one(file, graph.tensor(graph.inputs[0]))}
+
+
+def _read_one(file: Path, tensor: Tensor) -> Array:
+    if file.suffix == ".npy":
+        return next(iter(_load_arrays(file, None).values()))
+    return _read_raw(file, tensor)
+
+
+def _load_arrays(path: Path, graph: Graph | None) -> Feeds:
+    """The arrays of an .npy or .npz file; of an .npz only those that are inputs, when there are any."""
+    try:
+        if path.suffix == ".npy":
+            return {"": np.load(path, mmap_mode="r", allow_pickle=False)}
+        with np.load(path, allow_pickle=False) as archive:
+            _check_sizes(path)
+            names = [n for n in archive.files if graph is not None and n in graph.inputs] or archive.files
+            return {name: archive[name] for name in names}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, MemoryError) as error:
+        raise DataError(f"cannot read '{path}': {' '.join(str(error).split())}") from None
+
+
+def _check_sizes(path: Path) -> None:
+    """Refuse an archive that would unpack to far more than its size: 200 times is beyond any real data."""
+    limit = max(1 << 30, 200 * path.stat().st_size)
+    with zipfile.ZipFile(path) as archive:
+        total = sum(item.file_size for item in archive.infolist())
+    if total > limit:
+        raise DataError(f"'{path}' would unpack to {total} bytes, more than the {limit} that are plausible")
+
+
+def _read_raw(file: Path, tensor: Tensor) -> Array:
+    """A headerless little-endian float32 file; a sample may leave out the batch (QAIRT input list rules)."""
+    shape = tensor.static_shape
+    if shape is None and tensor.shape is not None and all(isinstance(d, int) for d in tensor.shape[1:]):
+        shape = (1, *(d for d in tensor.shape[1:] if isinstance(d, int)))
+    if shape is None:
+        raise DataError(f"file '{file}': input '{tensor.name}' has shape {list(tensor.shape or ())}, a raw file needs a fixed one")
+    try:
+        data = np.fromfile(file, "<f4")
+        size = file.stat().st_size
+    except OSError as error:
+        raise DataError(f"cannot read '{file}': {error.strerror}") from None
+    wanted = int(np.prod(shape))
+    one = wanted // max(shape[0], 1) if shape else wanted
+    if size not in (4 * wanted, 4 * one):
+        raise DataError(
+            f"file '{file}' has {size} bytes, input '{tensor.name}' takes {4 * wanted} (float32, shape {list(shape)})"
+            + (f" or {4 * one} for one element of the batch" if one != wanted else "")
+        )
+    if size == 4 * one and one != wanted:
+        data = np.concatenate([data, np.zeros(wanted - one, np.float32)])
+    return data.astype(tensor.dtype or "float32").reshape(shape)
+
+
+@attrs.frozen
+class _Line:
+    number: int
+    base: Path
+    items: tuple[tuple[str, str], ...]
+
+
+def _input_list(path: Path, graph: Graph) -> list[_Line]:
+    """The samples of a QAIRT input list: "path path" or "name:=path ..."; lines that start with # or % name outputs.
+
+    There is no quoting and no comment: # counts only as the first character of a line.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read input list '{path}': {error}") from None
+    lines = []
+    for number, line in enumerate(text.splitlines(), 1):
+        if line[:1] in ("#", "%") or not line.strip():
+            continue
+        items = [tuple(word.split(":=", 1)) if ":=" in word else ("", word) for word in line.split()]
+        names = [item[0] or (graph.inputs[i] if i < len(graph.inputs) else "") for i, item in enumerate(items)]
+        if len(items) > len(graph.inputs) or "" in names:
+            raise DataError(f"{path}, line {number}: {len(items)} files for {len(graph.inputs)} inputs")
+        for name in names:
+            if name not in graph.inputs:
+                raise DataError(f"{path}, line {number}: '{name}' is not an input", hint=did_you_mean(name, graph.inputs))
+        lines.append(_Line(number, path.parent, tuple((n, item[-1]) for n, item in zip(names, items, strict=True))))
+    if not lines:
+        raise DataError(f"input list '{path}' names no files: the data set is empty")
+    return lines
+
+
+def _read_line(line: _Line, graph: Graph) -> Feeds:
+    feeds = {}
+    for name, text in line.items:
+        file = next((f for f in (Path(text), line.base / text) if f.is_file()), None)
+        if file is None:
+            raise DataError(f"input list, line {line.number}: file '{text}' does not exist")
+        feeds[name] = _read_one(file, graph.tensor(name))
+    return feeds
