@@ -188,10 +188,17 @@ def test_matmul_equals_qlinearmatmul(seed: int, emulate: Callable[..., Any]) -> 
     y_scale = np.float32((sums.max() - sums.min()) * x_scale * w_scale / 255)
     y_zero = int(np.clip(-sums.min() * x_scale * w_scale / y_scale, 0, 255))
     # The weights go in as uint8 with zero point 128, the same integers: without VNNI the int8 kernel saturates.
+    unsigned = (w.astype(np.int64) + 128).astype(np.uint8)
     arrays = {
-        "x": x, "xs": np.asarray(x_scale), "xz": np.asarray(0, np.uint8),
-        "w": (w.astype(np.int64) + 128).astype(np.uint8), "ws": np.asarray(w_scale), "wz": np.asarray(128, np.uint8), "ys": np.asarray(y_scale), "yz": np.asarray(y_zero, np.uint8),
-    }  # fmt: skip
+        "x": x,
+        "xs": np.asarray(x_scale),
+        "xz": np.asarray(0, np.uint8),
+        "w": unsigned,
+        "ws": np.asarray(w_scale),
+        "wz": np.asarray(128, np.uint8),
+        "ys": np.asarray(y_scale),
+        "yz": np.asarray(y_zero, np.uint8),
+    }
     expected = _qlinear("QLinearMatMul", arrays, ["x", "xs", "xz", "w", "ws", "wz", "ys", "yz"])
     encodings = {"x": Encoding("uint8", x_scale, 0), "w": Encoding("int8", w_scale, 0), "y": Encoding("uint8", y_scale, y_zero)}
     graph = make_graph([Node("MatMul", "m", ("x", "w"), ("y",))], {"x": ("float32", x.shape)}, ["y"], {"w": w * w_scale})

@@ -27,7 +27,7 @@ def exact_dtype(bound: float) -> npt.DTypeLike:
     """
     if bound > EXACT_FLOAT64:
         raise ValueError(f"integer sums up to {bound:.3g} are exact in no float type")
-    return np.float32
+    return np.float32 if bound <= EXACT_FLOAT32 else np.float64
 
 
 def largest(encoding: Encoding) -> int:
