@@ -35,9 +35,7 @@ def integer_conv(x: np.ndarray, w: np.ndarray, groups: int, stride: int, pad: in
         start = (o // per_out) * per_in
         for i in range(rows):
             for j in range(columns):
-                window = x[
-                    :, start : start + per_in, i * stride : i * stride + w.shape[2], j * stride : j * stride + w.shape[3]
-                ]
+                window = x[:, start : start + per_in, i * stride : i * stride + w.shape[2], j * stride : j * stride + w.shape[3]]
                 out[:, o, i, j] = (window * w[o]).sum((1, 2, 3))
     return out
 

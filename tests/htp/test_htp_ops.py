@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from npukit.backend import Call, Value
 from npukit.encoding import Encoding, encoding_for_weights
+from npukit.graph import Node
 from npukit_htp.kernels import KERNELS
 from npukit_htp.kernels.unary import erf
 
@@ -76,9 +78,7 @@ def test_conv_transpose(case: str, rng: np.random.Generator, run_op: Callable[..
 
 @pytest.mark.parametrize("trans_b", [0, 1])
 @pytest.mark.parametrize("dtype", ACTIVATIONS)
-def test_gemm(
-    trans_b: int, dtype: str, rng: np.random.Generator, run_op: Callable[..., Any], grid_of: Callable[..., Any]
-) -> None:
+def test_gemm(trans_b: int, dtype: str, rng: np.random.Generator, run_op: Callable[..., Any], grid_of: Callable[..., Any]) -> None:
     """Gemm takes per-channel weights on the output axis, whichever way they are stored."""
     x, w, b = normal(rng, 5, 40), normal(rng, *((16, 40) if trans_b else (40, 16))), normal(rng, 16)
     grids = [grid_of(x, dtype), weight_grid(w, axis=0 if trans_b else 1)]
@@ -531,12 +531,52 @@ def test_types_and_shapes(rng: np.random.Generator, run_op: Callable[..., Any], 
     assert np.array_equal(filled.got, np.full((2, 3), 7))
 
 
+@pytest.mark.parametrize("op", ["LSTM", "GRU"])
+@pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
+def test_recurrent(
+    op: str, direction: str, rng: np.random.Generator, run_op: Callable[..., Any], grid_of: Callable[..., Any]
+) -> None:
+    """LSTM and GRU, with bias and start states, equal the float op between grids."""
+    gates, directions, size, hidden = (4 if op == "LSTM" else 3), (2 if direction == "bidirectional" else 1), 5, 4
+    x = normal(rng, 6, 2, size)
+    w, r = normal(rng, directions, gates * hidden, size), normal(rng, directions, gates * hidden, hidden)
+    b, h = normal(rng, directions, 2 * gates * hidden), normal(rng, directions, 2, hidden)
+    arrays = [x, w, r, b, None, h, *([normal(rng, directions, 2, hidden)] if op == "LSTM" else [])]
+    before = [{}] if op == "LSTM" else [{"linear_before_reset": 0}, {"linear_before_reset": 1}]
+    for attributes in before:
+        outcome = run_op(
+            op, arrays, [grid_of(x)], "uint8", constants=(1, 2, 3), direction=direction, hidden_size=hidden, **attributes
+        )
+        outcome.check()
+
+
+def test_einsum(rng: np.random.Generator, run_op: Callable[..., Any], grid_of: Callable[..., Any]) -> None:
+    """Einsum of two activations."""
+    a, b = normal(rng, 2, 3, 4), normal(rng, 2, 4, 5)
+    run_op("Einsum", [a, b], [grid_of(a), grid_of(b)], equation="bij,bjk->bik").check()
+
+
+def test_dropout(rng: np.random.Generator, run_op: Callable[..., Any], grid_of: Callable[..., Any]) -> None:
+    """Dropout does nothing at inference."""
+    x = normal(rng, 3, 4)
+    run_op("Dropout", [x], [grid_of(x)], grid_of(x)).check(1, 0)
+
+
+def test_rms_normalization(rng: np.random.Generator) -> None:
+    """RMSNormalization divides by the root of the mean square."""
+    x, scale = normal(rng, 3, 4, 6), normal(rng, 6)
+    node = Node("RMSNormalization", "n", ("x", "s"), ("y",), {"axis": -1, "epsilon": 0.01})
+    (got,) = KERNELS["RMSNormalization"](Call(node, (Value(x), Value(scale)), (None,), {}))
+    np.testing.assert_allclose(got, x / np.sqrt((x**2).mean(-1, keepdims=True) + 0.01) * scale, rtol=1e-5)
+
+
 def test_every_kernel_is_tested() -> None:
     """No kernel is without a test in this file."""
     tested = {*UNARY, *BINARY, *NORMS, *(row[0] for row in (*POOLS.values(), *MOVES.values()))}
     tested |= set(
         "Conv ConvTranspose Gemm MatMul Reciprocal Clip Equal Greater GreaterOrEqual Less LessOrEqual And Or Xor Not IsNaN "  # noqa: SIM905
         "IsInf Where BatchNormalization ReduceMean ReduceSum ReduceMax ReduceMin ReduceL2 ReduceSumSquare ArgMax ArgMin CumSum "
-        "TopK OneHot NonZero Concat Split ScatterElements ScatterND Cast Shape ConstantOfShape".split()
+        "TopK OneHot NonZero Concat Split ScatterElements ScatterND Cast Shape ConstantOfShape LSTM GRU Einsum "
+        "Dropout RMSNormalization".split()
     )
-    assert set(KERNELS) - tested == {"Dropout", "RMSNormalization", "Upsample"}
+    assert set(KERNELS) == tested

@@ -12,6 +12,7 @@ import yaml
 from npukit.backend import Kernel, KernelBackend, OpConstraint, Precision, Soc, load_constraints, load_socs
 from npukit.graph import Graph, fold_batch_norm, fold_constants, remove_dead_nodes
 from npukit_htp.kernels import KERNELS
+from npukit_htp.rewrites import fuse_gelu
 
 _DATA = Path(__file__).parent / "data"
 
@@ -59,8 +60,8 @@ class HtpBackend(KernelBackend):
         return (("Conv", "Relu"), ("Conv", "Clip"), ("ConvTranspose", "Relu"), ("Gemm", "Relu"), ("Add", "Relu"))
 
     def prepare(self, graph: Graph) -> Graph:
-        """Fold constants and batch normalization, then drop what nobody reads."""
-        return remove_dead_nodes(fold_batch_norm(fold_constants(graph)))
+        """Fold constants and batch normalization, put Gelu together, then drop what nobody reads."""
+        return remove_dead_nodes(fuse_gelu(fold_batch_norm(fold_constants(graph))))
 
     def kernels(self, soc: Soc) -> Mapping[str, Kernel]:
         return KERNELS

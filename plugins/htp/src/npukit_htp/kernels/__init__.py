@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from npukit.backend import Kernel
 from npukit_htp.kernels.conv import conv, conv_transpose
 from npukit_htp.kernels.elementwise import ELEMENTWISE
-from npukit_htp.kernels.matmul import gemm, matmul
+from npukit_htp.kernels.matmul import einsum, gemm, matmul
 from npukit_htp.kernels.movement import MOVEMENT
 from npukit_htp.kernels.norm import NORM
 from npukit_htp.kernels.pool import POOL
+from npukit_htp.kernels.recurrent import RECURRENT
 from npukit_htp.kernels.reduce import REDUCE
 from npukit_htp.kernels.resize import RESIZE
 from npukit_htp.kernels.unary import UNARY
@@ -18,12 +19,14 @@ from npukit_htp.kernels.unary import UNARY
 KERNELS: Mapping[str, Kernel] = {
     "Conv": conv,
     "ConvTranspose": conv_transpose,
+    "Einsum": einsum,
     "Gemm": gemm,
     "MatMul": matmul,
     **ELEMENTWISE,
     **MOVEMENT,
     **NORM,
     **POOL,
+    **RECURRENT,
     **REDUCE,
     **RESIZE,
     **UNARY,

@@ -40,6 +40,11 @@ def gemm(call: Call) -> Sequence[Result]:
     return [_product(left, right, c)]
 
 
+def einsum(call: Call) -> Sequence[Result]:
+    """ONNX Einsum in float32."""
+    return [np.einsum(str(call.node.get("equation")), *(v.real() for v in call.inputs if v is not None), optimize=True)]
+
+
 def _operand(value: Value, channel_axis: int) -> IntegerWeight | None:
     """Integers of an operand; a vector has no channels, and two-level scales are taken for matrices only."""
     kind = "tensor" if value.encoding is None else value.encoding.granularity

@@ -41,20 +41,6 @@ def resize(call: Call) -> Sequence[Result]:
     return [np.ascontiguousarray(x, np.float32)]
 
 
-def upsample(call: Call) -> Sequence[Result]:
-    """ONNX Upsample, a Resize with asymmetric coordinates and floor."""
-    node = attrs.evolve(
-        call.node,
-        inputs=(call.node.inputs[0], "", call.node.inputs[1]),
-        attributes={
-            "mode": call.node.get("mode", "nearest"),
-            "coordinate_transformation_mode": "asymmetric",
-            "nearest_mode": "floor",
-        },
-    )
-    return resize(attrs.evolve(call, node=node, inputs=(call.value(0), None, call.value(1))))
-
-
 def _floats(value: Value | None) -> list[float]:
     return [] if value is None else [float(v) for v in np.ravel(value.real())]
 
@@ -144,4 +130,4 @@ def _cubic(t: Array, a: float) -> dict[int, Array]:
     return {-1: far(1 + t), 0: near(t), 1: near(1 - t), 2: far(2 - t)}
 
 
-RESIZE: Mapping[str, Kernel] = {"Resize": resize, "Upsample": upsample}
+RESIZE: Mapping[str, Kernel] = {"Resize": resize}
