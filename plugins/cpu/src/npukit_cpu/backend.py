@@ -53,6 +53,10 @@ class _OrtSession(Session):
         self._wanted: tuple[str, ...] = program.graph.outputs
         self._model = self._load(self._wanted)
 
+    @property
+    def ignores_encodings(self) -> bool:
+        return self.program.soc.name != QDQ
+
     def _run(self, feeds: Mapping[str, Array], tensors: Sequence[str]) -> dict[str, Array]:
         if tuple(tensors) != self._wanted:
             self._model.close()
@@ -63,8 +67,7 @@ class _OrtSession(Session):
 
     def _load(self, wanted: Sequence[str]) -> OrtModel:
         # Optimized, a Q/DQ graph runs on 8-bit instructions, which saturate on processors without VNNI; as written it is exact.
-        as_written = self.program.soc.name == QDQ
-        return OrtModel(self._graph, list(dict.fromkeys(self._lowered(name) for name in wanted)), optimize=not as_written)
+        return OrtModel(self._graph, list(dict.fromkeys(self._lowered(name) for name in wanted)), optimize=self.ignores_encodings)
 
     def _lowered(self, name: str) -> str:
         """The tensor that holds the value of ``name`` after quantization."""

@@ -51,6 +51,11 @@ class Session(abc.ABC):
     def outputs(self) -> tuple[Tensor, ...]:
         return tuple(self.program.graph.tensor(name) for name in self.program.graph.outputs)
 
+    @property
+    def ignores_encodings(self) -> bool:
+        """Whether this session computes the float model whatever encodings the program has."""
+        return False
+
     def run(self, feeds: Mapping[str, Array], tensors: Sequence[str] | None = None) -> dict[str, Array]:
         """Run once.
 

@@ -102,9 +102,7 @@ class KernelBackend(Backend):
         return codes.astype(container(out))
 
     def compile(self, graph: Graph, encodings: Mapping[str, Encoding], soc: Soc) -> Program:
-        constants = {
-            name: _constant_value(t.data, encodings.get(name)) for name, t in graph.tensors.items() if t.data is not None
-        }
+        constants = {name: _constant_value(t.data, encodings.get(name)) for name, t in graph.tensors.items() if t.data is not None}
         return Program(self.name, soc, graph, dict(encodings), constants)
 
     def open(self, program: Program) -> Session:

@@ -89,9 +89,7 @@ class Rules:
                 elif dtype != "float32":
                     activations[name] = dtype
             shared += _ties(graph, node, row)
-            fixed += [
-                Fixed(name, port.fixed, f"{node.op} '{node.name}'") for name, port in output_ports(node, row) if port.fixed
-            ]
+            fixed += [Fixed(name, port.fixed, f"{node.op} '{node.name}'") for name, port in output_ports(node, row) if port.fixed]
         for name in weights:
             activations.pop(name, None)
         shared += _fused(graph, self.backend.fusions())
@@ -245,18 +243,14 @@ def _grid_findings(
     if encoding.is_float:
         return
     if encoding.granularity not in port.granularity and not port.derived:
-        yield report(
-            "granularity", name, f"per-{encoding.granularity} scales, allowed is {', '.join(sorted(port.granularity))}"
-        )
+        yield report("granularity", name, f"per-{encoding.granularity} scales, allowed is {', '.join(sorted(port.granularity))}")
     axis = port_axis(port, len(graph.tensor(name).shape or ()))
     if encoding.granularity == "channel" and axis is not None and encoding.axis != axis:
         yield report("axis", name, f"scales on axis {encoding.axis}, allowed is axis {axis}")
     middle = 0 if encoding.signed else 1 << (encoding.bits - 1)
     must = port.symmetric == "always" or (port.symmetric == "channel" and encoding.granularity != "tensor")
     if must and np.any(encoding.zeros != middle):
-        yield report(
-            "symmetric", name, "the grid is asymmetric, it must be symmetric", "quantize it with zero point in the middle"
-        )
+        yield report("symmetric", name, "the grid is asymmetric, it must be symmetric", "quantize it with zero point in the middle")
     if not grid_matches(encoding, port.fixed):
         scale, zero = port.fixed[encoding.dtype]
         found = f"scale {float(encoding.steps.flat[0]):.6g}, zero point {int(encoding.zeros.flat[0])}"

@@ -27,9 +27,7 @@ class OrtModel:
     ModelError when it refuses the model.
     """
 
-    def __init__(
-        self, graph: Graph, outputs: Sequence[str] | None = None, *, threads: int = 0, optimize: bool = True
-    ) -> None:
+    def __init__(self, graph: Graph, outputs: Sequence[str] | None = None, *, threads: int = 0, optimize: bool = True) -> None:
         self.outputs = tuple(graph.outputs if outputs is None else outputs)
         # Graph inputs and constants are no outputs that ONNX Runtime would give; they are answered from here.
         self._constants = {n: graph.tensors[n].data for n in self.outputs if graph.tensors[n].is_constant}

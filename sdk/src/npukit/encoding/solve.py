@@ -94,10 +94,8 @@ class _UnionFind:
         return found
 
 
-def solve(
-    dtypes: Mapping[str, str], shared: Iterable[Shared], fixed: Iterable[Fixed], given: Mapping[str, Encoding]
-) -> Solution:
-    """Group the tensors of ``dtypes`` (tensor -> encoding type it gets when free) and decide each group's encoding or leave it free.
+def solve(dtypes: Mapping[str, str], shared: Iterable[Shared], fixed: Iterable[Fixed], given: Mapping[str, Encoding]) -> Solution:
+    """Group the tensors of ``dtypes`` (tensor -> encoding type when free) and decide each group's encoding or leave it free.
 
     A given encoding beats a fixed one (the validator reports it when it is not legal), a fixed one beats free. Ties to tensors
     outside ``dtypes`` are ignored. Conflicting givens or fixed grids in one group are reported; each tensor then keeps its own.

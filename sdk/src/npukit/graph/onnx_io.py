@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import heapq
 import logging
 import os
 import tempfile
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx.inliner
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import TensorProto, external_data_helper, helper, numpy_helper
 
 from npukit.errors import ModelError, UsageError, did_you_mean
@@ -29,9 +30,7 @@ _LARGE = 1 << 16
 logging.getLogger("onnx").setLevel(logging.ERROR)
 
 
-def load(
-    source: str | os.PathLike[str] | bytes, *, symbols: Mapping[str, int] | None = None, batch: int | None = None
-) -> Graph:
+def load(source: str | os.PathLike[str] | bytes, *, symbols: Mapping[str, int] | None = None, batch: int | None = None) -> Graph:
     """Read an ONNX model (opset 7 to the newest that onnx knows) as a Graph of opset 21 or newer.
 
     Tensor names stay as in the file. Functions are inlined, Constant nodes and initializers (also those listed as inputs) become
@@ -62,7 +61,7 @@ def save(graph: Graph, path: str | os.PathLike[str], *, external_data: str | Non
 
 def serialize(graph: Graph) -> bytes:
     """The graph as the bytes of one ONNX model (at most 2 GB)."""
-    return _to_model(graph, None)[0].SerializeToString(deterministic=True)
+    return bytes(_to_model(graph, None)[0].SerializeToString(deterministic=True))
 
 
 def serialize_split(graph: Graph, location: str) -> tuple[bytes, list[bytes]]:
@@ -335,14 +334,10 @@ def _sorted(nodes: Sequence[Node], known: set[str]) -> tuple[Node, ...]:
             if name:
                 made[name] = index
     missing = {i: {made[n] for n in node.inputs if n in made} for i, node in enumerate(nodes)}
-    for index, node in enumerate(nodes):
+    for node in nodes:
         for name in node.inputs:
             if name and name not in known and name not in made:
-                raise ModelError(
-                    f"node '{node.name or node.outputs[0]}' ({node.op}) reads tensor '{name}', which nothing makes"
-                )
-    import heapq
-
+                raise ModelError(f"node '{node.name or node.outputs[0]}' ({node.op}) reads tensor '{name}', which nothing makes")
     readers: dict[int, list[int]] = {}
     for index, needs in missing.items():
         for need in needs:
@@ -472,7 +467,7 @@ def _merge(new: Shape | None, old: Shape | None) -> Shape | None:
 
 def dtype_name(elem_type: int) -> str:
     """ "float32" for TensorProto.FLOAT, and so on: the ONNX name in lower case, sized."""
-    name = TensorProto.DataType.Name(elem_type).lower()
+    name = str(TensorProto.DataType.Name(elem_type)).lower()
     return {"float": "float32", "double": "float64"}.get(name, name)
 
 
@@ -637,9 +632,17 @@ def _attribute_proto(node: Node, key: str, value: Any) -> onnx.AttributeProto:
     return helper.make_attribute(key, value)
 
 
+_ATTRIBUTE_KINDS = {
+    "FLOATS": onnx.AttributeProto.FLOATS,
+    "INTS": onnx.AttributeProto.INTS,
+    "STRINGS": onnx.AttributeProto.STRINGS,
+}
+
+
 def _attribute_kind(node: Node, key: str) -> int | None:
     """The type of an empty list attribute, which its value cannot tell."""
     try:
-        return int(onnx.defs.get_schema(node.op, node.domain).attributes[key].type.value)
+        kind = str(onnx.defs.get_schema(node.op, node.domain).attributes[key].type)
+        return _ATTRIBUTE_KINDS.get(kind.rpartition(".")[2], onnx.AttributeProto.INTS)
     except (onnx.defs.SchemaError, KeyError):
-        return int(onnx.AttributeProto.INTS)
+        return onnx.AttributeProto.INTS

@@ -31,7 +31,17 @@ _MEMBERS = (MANIFEST, MODEL, WEIGHTS, ENCODINGS)
 _MAX_MEMBER = 256 << 20
 _MAX_RATIO = 200
 # What zipfile, zlib, json and numpy raise on bytes that are not what they should be.
-_DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, ArithmeticError, EOFError, LookupError, RuntimeError, TypeError, ValueError)
+_DAMAGE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    ArithmeticError,
+    EOFError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
@@ -86,7 +96,7 @@ def write_package(package: Package, path: str | os.PathLike[str]) -> None:
         gap = -(buffer.tell() + header + 4) % 64
         extra = struct.pack("<HH", 0x6E70, gap) + bytes(gap)
         _add(archive, WEIGHTS, b"".join(pieces), zipfile.ZIP_STORED, extra)
-    write_atomic(Path(path), [buffer.getbuffer()])
+    write_atomic(Path(path), [buffer.getvalue()])
 
 
 def _add(archive: zipfile.ZipFile, name: str, data: bytes, method: int, extra: bytes = b"") -> None:
@@ -146,7 +156,9 @@ def _check_members(archive: zipfile.ZipFile, target: Path) -> dict[str, zipfile.
             if not stored or info.file_size > size:
                 raise PackageError(f"package '{target}' is damaged: its weights are not stored plainly")
         elif info.file_size > min(_MAX_MEMBER, max(1 << 20, _MAX_RATIO * max(info.compress_size, 1))):
-            raise PackageError(f"package '{target}': '{info.filename}' would unpack to {info.file_size} bytes, which is not plausible")
+            raise PackageError(
+                f"package '{target}': '{info.filename}' would unpack to {info.file_size} bytes, which is not plausible"
+            )
         found[info.filename] = info
     missing = [name for name in _MEMBERS if name not in found]
     if missing:
@@ -179,7 +191,9 @@ def _manifest(value: Mapping[str, Any]) -> Manifest:
     version = value.get("format_version")
     if version != FORMAT_VERSION:
         newer = isinstance(version, int) and version > FORMAT_VERSION
-        raise PackageError(f"package format {version!r} is not known", hint="upgrade npukit" if newer else f"known: {FORMAT_VERSION}")
+        raise PackageError(
+            f"package format {version!r} is not known", hint="upgrade npukit" if newer else f"known: {FORMAT_VERSION}"
+        )
     fields = {f.name: f.type for f in attrs.fields(Manifest)}
     known = {k: v for k, v in value.items() if k in fields}
     wanted = {"options": dict, "seed": int, "history": list, "format_version": int}
@@ -219,4 +233,3 @@ def _encoding(entry: Any) -> Encoding:
 
 def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
-

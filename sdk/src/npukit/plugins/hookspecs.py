@@ -30,7 +30,7 @@ hookimpl = pluggy.HookimplMarker("npukit")
 
 
 @hookspec
-def register_backends() -> Backend | list[Backend] | None:  # type: ignore[empty-body]
+def register_backends() -> Backend | list[Backend] | None:
     """Return the backends this plugin brings."""
 
 

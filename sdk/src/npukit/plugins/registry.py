@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -65,7 +66,7 @@ class Registry:
     def backends(self) -> tuple[Backend, ...]:
         return tuple(self._backends.values())
 
-    def resolve(self, selector: str, *, soc: str = "", soc_file: str | Path | None = None) -> tuple[Backend, Soc]:
+    def resolve(self, selector: str, *, soc: str = "", soc_file: str | os.PathLike[str] | None = None) -> tuple[Backend, Soc]:
         """The backend and SoC that "htp", "htp:sm8750" or "htp:v79" name.
 
         ``soc`` is the same as the part after the colon; ``soc_file`` adds the SoCs of a YAML file. Raises UsageError with a

@@ -4,7 +4,7 @@ from npukit.quantization.calibrate import calibrate
 from npukit.quantization.compare import Comparison, TensorRow, compare, open_session
 from npukit.quantization.data import open_data
 from npukit.quantization.observers import Range
-from npukit.quantization.pipeline import CheckResult, Options, Quantized, Report, check, convert, quantize
+from npukit.quantization.pipeline import CheckResult, Options, Quantized, Report, check, convert, quantize, read_source
 
 __all__ = [
     "CheckResult",
@@ -21,4 +21,5 @@ __all__ = [
     "open_data",
     "open_session",
     "quantize",
+    "read_source",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sized
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,7 @@ def calibrate(
     batches, or when a tensor has NaN or infinite values (naming the tensor and the sample).
     """
     observers = {name: observer(method, dtype, percentile) for name, dtype in tensors.items()}
-    total = len(batches) if hasattr(batches, "__len__") else None
+    total = len(batches) if isinstance(batches, Sized) else None
     done = 0
     with OrtModel(graph, list(tensors), threads=threads) as model:
         for feeds in batches:
@@ -48,4 +48,3 @@ def _check_finite(name: str, values: Any, sample: int) -> None:
     # A sum is finite unless a value is not (or it overflows, which the second look settles).
     if not np.isfinite(np.sum(values, dtype=np.float32)) and not np.all(np.isfinite(values)):
         raise DataError(f"tensor '{name}' has NaN or infinite values in sample {sample} (counted from 0)")
-

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Sized
+from functools import partial
 from typing import Any
 
 import attrs
@@ -75,6 +76,7 @@ class Comparison:
     outputs: tuple[TensorRow, ...]
     tensors: tuple[TensorRow, ...]
     encodings: Mapping[str, Mapping[str, Encoding]]
+    graph: Graph
 
     def worst(self, count: int, backend: str = "") -> tuple[TensorRow, ...]:
         """The ``count`` quantized tensors with the lowest SQNR on ``backend`` (the last one compared by default), worst first."""
@@ -107,6 +109,8 @@ def compare(
     calibration: Any = None,
     options: Options | None = None,
     overrides: str | os.PathLike[str] | Mapping[str, Encoding] | None = None,
+    lenient: bool = False,
+    soc_file: str | os.PathLike[str] | None = None,
     registry: Registry | None = None,
     symbols: Mapping[str, int] | None = None,
     batch: int | None = None,
@@ -122,24 +126,35 @@ def compare(
     if not backends:
         raise UsageError("no backend is named", hint="--backend cpu,htp")
     origin = read_source(source, registry=registry, symbols=symbols, batch=batch)
-    models = {
-        label: _model_for(
-            label, origin, calibration if calibration is not None else data, options, overrides, registry, on_event
-        )
-        for label in dict.fromkeys(backends)
-    }
+    make = partial(
+        quantize,
+        data=data if calibration is None else calibration,
+        overrides=overrides,
+        options=options,
+        lenient=lenient,
+        soc_file=soc_file,
+        registry=registry,
+        on_event=on_event,
+    )
+    models = {}
+    for label in dict.fromkeys(backends):
+        backend, soc = registry.resolve(label, soc_file=soc_file)
+        ready = backend.ignores_encodings(soc) or (origin.encodings and overrides is None)
+        models[label] = origin if ready else make(origin, backend=label)
     # The float model is that of the first quantized one: its names are the ones to compare by.
     base = next((m for m in models.values() if isinstance(m, Quantized)), None)
     graph = base.graph if base is not None else origin.graph
-    sessions = {label: open_session(m, backend=label, registry=registry) for label, m in models.items()}
+    sessions = {label: open_session(m, backend=label, soc_file=soc_file, registry=registry) for label, m in models.items()}
     reference = open_session(Source(graph, {}), backend="cpu:float32", registry=registry)
-    # The same weights and no encodings: this is what "cpu" means, so it need not run twice.
-    names = [n for n in graph.float_activations() if all(n in s.program.graph.tensors for s in sessions.values())]
+    inner = set().union(*(_inner(s.program.graph, s.program.encodings) for s in sessions.values()))
+    names = [
+        n for n in graph.float_activations() if n not in inner and all(n in s.program.graph.tensors for s in sessions.values())
+    ]
     with reference:
         meter = _Meter(names, list(sessions))
         samples = 0
         batches = open_data(data, graph, limit=options.limit)
-        total = len(batches) if hasattr(batches, "__len__") else None
+        total = len(batches) if isinstance(batches, Sized) else None
         for feeds in batches:
             wanted = reference.run(feeds, names)
             meter.see(wanted)
@@ -154,24 +169,14 @@ def compare(
     rows = meter.rows(graph)
     encodings = {label: dict(s.program.encodings) for label, s in sessions.items()}
     outputs = tuple(r for r in rows if r.name in graph.outputs)
-    return Comparison("cpu:float32", tuple(sessions), samples, outputs, tuple(rows), encodings)
+    return Comparison("cpu:float32", tuple(sessions), samples, outputs, tuple(rows), encodings, graph)
 
 
-def _model_for(
-    label: str,
-    origin: Source,
-    calibration: Any,
-    options: Options,
-    overrides: str | os.PathLike[str] | Mapping[str, Encoding] | None,
-    registry: Registry,
-    on_event: OnEvent,
-) -> Any:
-    backend, soc = registry.resolve(label)
-    if backend.ignores_encodings(soc) or (origin.manifest is not None and origin.encodings and overrides is None):
-        return origin
-    return quantize(
-        origin, backend=label, data=calibration, overrides=overrides, options=options, registry=registry, on_event=on_event
-    )
+def _inner(graph: Graph, encodings: Mapping[str, Encoding]) -> set[str]:
+    """Tensors inside a fused op: they are clamped to the range behind it, so their own SQNR means nothing."""
+    clamps = [n for n in graph.nodes if n.op in ("Relu", "Clip") and not n.domain]
+    pairs = [(n.inputs[0], encodings.get(n.inputs[0]), encodings.get(n.outputs[0])) for n in clamps]
+    return {name for name, a, b in pairs if a is not None and b is not None and a.same_grid(b)}
 
 
 class _Meter:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -77,7 +77,7 @@ def open_data(source: Any, graph: Graph, *, limit: int | None = None) -> Batches
         return _stacked(graph, {str(k): _array(v) for k, v in source.items()}, limit)
     if not isinstance(source, Iterable):
         raise UsageError(f"data is a path or an iterable of samples, not {type(source).__name__}")
-    count = len(source) if hasattr(source, "__len__") else None
+    count = len(source) if isinstance(source, Sized) else None
     if iter(source) is source:
         return _batches(graph, _once(source), count, limit)
     return _batches(graph, lambda: source, count, limit)
@@ -129,7 +129,9 @@ def _fit(graph: Graph, item: Any, index: int) -> Feeds:
     else:
         parts = list(item) if isinstance(item, (tuple, list)) else [item]
         if len(parts) < len(graph.inputs):
-            raise DataError(f"sample {index} has {len(parts)} arrays, the model takes {len(graph.inputs)}: {', '.join(graph.inputs)}")
+            raise DataError(
+                f"sample {index} has {len(parts)} arrays, the model takes {len(graph.inputs)}: {', '.join(graph.inputs)}"
+            )
         named = {name: _array(part) for name, part in zip(graph.inputs, parts, strict=False)}
     return {name: _adapt(value, graph.tensors.get(name)) for name, value in named.items()}
 

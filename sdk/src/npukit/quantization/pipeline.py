@@ -105,9 +105,7 @@ class Source:
     sha256: str = ""
 
 
-def read_source(
-    source: Any, *, registry: Registry, symbols: Mapping[str, int] | None = None, batch: int | None = None
-) -> Source:
+def read_source(source: Any, *, registry: Registry, symbols: Mapping[str, int] | None = None, batch: int | None = None) -> Source:
     """Read a model from a path (.onnx, .dlc, or what a plugin reads), ONNX bytes, a Graph, a Package or a Quantized."""
     if isinstance(source, Quantized):
         source = source.package
@@ -278,9 +276,7 @@ class _Task:
         if not names:
             return {}
         if data is None:
-            raise DataError(
-                f"{len(names)} tensors need a range, but no calibration data is given", hint="--data FOLDER or data="
-            )
+            raise DataError(f"{len(names)} tensors need a range, but no calibration data is given", hint="--data FOLDER or data=")
         batches = open_data(data, self.graph, limit=self.options.limit)
         return calibrate(
             self.graph,

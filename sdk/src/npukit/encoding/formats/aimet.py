@@ -64,7 +64,7 @@ def read_encodings(source: str | os.PathLike[str] | bytes, graph: Graph, *, leni
 
 
 def write_encodings(encodings: Mapping[str, Encoding], graph: Graph, version: str = "1.0.0") -> str:
-    """The JSON text of an encodings file. Derived biases are written in 2.0.0 only, float tensors in the others only, as AIMET does.
+    """The JSON text of an encodings file. As in AIMET, derived biases are written in 2.0.0 only, float tensors in the others only.
 
     Raises EncodingError naming the tensor when the version cannot express its encoding, UsageError for an unknown version.
     """
@@ -245,8 +245,22 @@ def _is_parameter(graph: Graph, name: str) -> bool:
 
 
 _LAYERS = frozenset(
-    "Conv ConvTranspose Gemm MatMul PRelu BatchNormalization LayerNormalization InstanceNormalization GroupNormalization "
-    "RMSNormalization LSTM GRU RNN Gather".split()
+    [
+        "Conv",
+        "ConvTranspose",
+        "Gemm",
+        "MatMul",
+        "PRelu",
+        "BatchNormalization",
+        "LayerNormalization",
+        "InstanceNormalization",
+        "GroupNormalization",
+        "RMSNormalization",
+        "LSTM",
+        "GRU",
+        "RNN",
+        "Gather",
+    ]
 )
 
 

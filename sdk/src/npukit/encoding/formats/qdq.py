@@ -108,9 +108,7 @@ class _Writer:
             ]
             steps, zeros = np.broadcast_to(steps, shape), np.broadcast_to(zeros, shape)
         parameters = self._parameters(name, encoding, steps, zeros, dtype)
-        self._nodes.append(
-            Node("DequantizeLinear", f"{name}.dequantize", (stored, *parameters), (name,), _attributes(encoding))
-        )
+        self._nodes.append(Node("DequantizeLinear", f"{name}.dequantize", (stored, *parameters), (name,), _attributes(encoding)))
 
     def _parameters(self, name: str, encoding: Encoding, steps: Array, zeros: Array, dtype: str) -> tuple[str, ...]:
         scale = f"{name}.scale"
@@ -262,12 +260,7 @@ class _Reader:
             before = self._same.get(output)
             if before is None:
                 continue
-            if (
-                before in self._graph.inputs
-                or before in self._graph.outputs
-                or before in names
-                or self._data(before) is not None
-            ):
+            if before in self._graph.inputs or before in self._graph.outputs or before in names or self._data(before) is not None:
                 self._nodes.append(Node("Identity", f"{output}.identity", (before,), (output,)))
                 self._encodings[output] = self._encodings[before]
                 continue

@@ -70,9 +70,7 @@ def _fold(graph: Graph, node: Node, norm: Node) -> tuple[Node, list[Tensor]]:
     weight_name = node.input(1) if alone else f"{node.outputs[0]}.weight"
     bias_name = node.input(2) if node.input(2) and len(graph.consumers[node.input(2)]) == 1 else f"{norm.outputs[0]}.bias"
     attributes = {k: v for k, v in node.attributes.items() if k not in ("alpha", "beta")}
-    new = attrs.evolve(
-        node, inputs=(node.inputs[0], weight_name, bias_name), outputs=(norm.outputs[0],), attributes=attributes
-    )
+    new = attrs.evolve(node, inputs=(node.inputs[0], weight_name, bias_name), outputs=(norm.outputs[0],), attributes=attributes)
     return new, [
         Tensor.constant(weight_name, new_weight.astype(weight.dtype)),
         Tensor.constant(bias_name, new_bias.astype(weight.dtype)),

@@ -1,0 +1,89 @@
+"""Run a model on several backends and compare every tensor with the float model.
+
+A float model is quantized for each backend first, on --calibration-data or else on --data itself; a .dlc is run with the encodings
+it has. SQNR = 10 log10(signal / noise) over all samples, in dB. --write-overrides writes an encodings file that raises the worst
+tensors to 16 bits, for `npukit quantize --overrides`.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from npukit.cli._console import Console
+from npukit.cli._files import check_writable, write_text
+from npukit.cli._options import (
+    add_backend,
+    add_data,
+    add_model_inputs,
+    add_overrides,
+    add_precision,
+    existing,
+    options_from,
+    positive,
+    registry_from,
+    symbols_from,
+)
+from npukit.cli._quantize import add_calibration
+
+SUMMARY = "where do backends part?"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", help="an .onnx or .dlc file")
+    add_backend(parser, default="cpu,htp", many=True)
+    add_data(parser)
+    parser.add_argument("--calibration-data", metavar="D", help="data to calibrate a float model on (default: --data)")
+    add_calibration(parser)
+    add_precision(parser)
+    add_overrides(parser)
+    add_model_inputs(parser)
+    parser.add_argument("--worst", type=positive, default=5, metavar="N", help="how many tensors to list or raise (default: 5)")
+    parser.add_argument("--write-overrides", metavar="FILE", help="encodings that raise the worst N tensors to 16 bits")
+
+
+def run(args: argparse.Namespace, console: Console) -> int:
+    from npukit.encoding.formats import write_encodings
+    from npukit.quantization import compare
+    from npukit.report import decibels, table
+
+    target = check_writable(args.write_overrides) if args.write_overrides else None
+    found = compare(
+        existing(args.model),
+        backends=[name for name in args.backend.split(",") if name],
+        soc_file=args.soc_file,
+        data=args.data,
+        calibration=args.calibration_data,
+        options=options_from(args),
+        overrides=args.overrides,
+        lenient=args.lenient,
+        registry=registry_from(args),
+        symbols=symbols_from(args),
+        batch=args.batch,
+        on_event=console.on_event,
+    )
+    headers = [f"{label} dB" for label in found.backends]
+    outputs = table(["Output", *headers], [(r.name, *(decibels(r.sqnr[b]) for b in found.backends)) for r in found.outputs])
+    worst = sorted(found.worst(args.worst), key=lambda r: r.depth)
+    rows = [(r.depth, r.name, r.op, *(decibels(r.sqnr[b]) for b in found.backends)) for r in worst]
+    parts = [f"SQNR against {found.reference}, {found.samples} samples", "", outputs]
+    if rows:
+        parts += [
+            "",
+            f"worst {len(rows)} tensors on {found.backends[-1]}, by depth",
+            "",
+            table(["Depth", "Tensor", "Op", *headers], rows),
+        ]
+    raised = found.raised(args.worst) if target is not None else {}
+    if target is not None:
+        write_text(target, write_encodings(raised, found.graph, "1.0.0"))
+        parts += ["", f"{target}: {len(raised)} encodings raised to 16 bits"]
+    data = {
+        "reference": found.reference,
+        "samples": found.samples,
+        "outputs": found.outputs,
+        "worst": worst,
+        "tensors": found.tensors,
+        "raised": sorted(raised),
+    }
+    console.emit("\n".join(parts), data)
+    return 0

@@ -1,0 +1,22 @@
+"""Quantize a small digit classifier for HTP, check it, run it on two backends, and print its accuracy."""
+
+from __future__ import annotations
+
+import argparse
+
+from npukit.cli._console import Console
+from npukit.cli._options import registry_from
+
+SUMMARY = "the whole trip on a small model"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """No flags of its own."""
+
+
+def run(args: argparse.Namespace, console: Console) -> int:
+    from npukit.demo import run as run_demo
+
+    text, data = run_demo(registry_from(args), console.note)
+    console.emit(text, data)
+    return 0

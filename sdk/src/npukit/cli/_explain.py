@@ -1,0 +1,60 @@
+"""Explain an error code or the name of a rule. Without a code: list all of them."""
+
+from __future__ import annotations
+
+import argparse
+
+from npukit.cli._console import Console
+from npukit.errors import UsageError, did_you_mean
+
+SUMMARY = "what an error code or rule means"
+
+TEXTS = {
+    "model": "The model file is damaged, uses something ONNX does not define, or its shapes contradict each other.",
+    "constraint": "The backend's op constraints refuse the model or its encodings. `npukit check` lists every violation at once.",
+    "encoding": "An encoding is impossible (scale not above 0, zero point outside its type), fits no tensor, or names none.",
+    "data": "Calibration or input data does not fit the model: name, type, shape, NaN, or there is none.",
+    "usage": "Something that was asked for does not exist: a file, an option, a name.",
+    "file": "The operating system refused a file.",
+    "memory": "The machine has too little memory for this batch.",
+    "package": "A .dlc file is damaged, incomplete, of another version, or made to do harm. Make it again from its source.",
+    "plugin": "A plugin failed to import, or a package it needs is not installed. `npukit backends` shows the cause.",
+    "bug": "npukit or a plugin failed in a way nobody foresaw. -v shows the traceback, which belongs into a report.",
+    "unknown-backend": "No plugin brings a backend of that name. `npukit backends` lists those that are installed.",
+    "unknown-soc": "The backend does not know that SoC. `npukit backends NAME --socs` lists them; --soc-file adds your own.",
+    "unknown-command": "`npukit --help` lists the commands.",
+    "unknown-flag": "`npukit COMMAND --help` lists the flags.",
+    "unsupported-op": "The backend has no such op in any type. Rewrite the model with ops that it has.",
+    "no-kernel": "The chip has the op, its emulator does not compute it yet. --float-fallback computes it in float16 instead.",
+    "float-fallback": "The op runs in float16 between a dequantize and a quantize, because that was asked for.",
+    "subgraph": "If, Loop and Scan hold graphs of their own, which the backend does not run. Export the model without them.",
+    "arch": "This form of the op needs a later architecture than that of the chosen SoC.",
+    "attribute": "The op is accepted only with other values of this attribute.",
+    "inputs": "The op is given more inputs than the backend takes.",
+    "rank": "The tensor has more or fewer dimensions than the backend takes. Reshape around the op.",
+    "constant": "The backend takes this input only as a constant.",
+    "dtype": "The tensor is stored in a type that this port does not accept. Another --activations or --weights may help.",
+    "granularity": "Scales per channel or per block are not accepted here. Use one scale per tensor.",
+    "axis": "Scales per channel must run along the axis of the output channels.",
+    "symmetric": "This port needs a grid that is symmetric about zero.",
+    "fixed-grid": "The op always writes the same grid (a sigmoid: 0 to 1). Leave the tensor out of the overrides.",
+    "same-grid": "The op only moves data, so its input and output must have one encoding.",
+    "derived": "A bias is added to the integer sum, so its scale is the product of the scales of input and weight.",
+    "conflict": "Two rules or overrides demand different grids for tensors that must share one.",
+    "dynamic-shape": "The chip's compiler needs every dimension fixed; the emulator runs any. Bind it when the model is read.",
+}
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("code", nargs="?", default="", help="an error code or the name of a rule")
+
+
+def run(args: argparse.Namespace, console: Console) -> int:
+    if not args.code:
+        width = max(map(len, TEXTS))
+        console.emit("\n".join(f"{code:<{width}}  {text}" for code, text in TEXTS.items()), TEXTS)
+        return 0
+    if args.code not in TEXTS:
+        raise UsageError(f"there is no code '{args.code}'", hint=did_you_mean(args.code, TEXTS))
+    console.emit(f"{args.code}: {TEXTS[args.code]}", {"code": args.code, "text": TEXTS[args.code]})
+    return 0

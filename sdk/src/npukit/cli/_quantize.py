@@ -1,0 +1,99 @@
+"""Quantize a model for a backend: overrides first, then fixed grids of the op constraints, then calibration on --data.
+
+The result is checked against the op constraints; --no-strict writes it in spite of violations and lists them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from npukit.cli._check import problems_text
+from npukit.cli._console import Console
+from npukit.cli._files import check_writable
+from npukit.cli._options import (
+    CALIBRATIONS,
+    add_backend,
+    add_data,
+    add_model_inputs,
+    add_overrides,
+    add_precision,
+    calibration,
+    existing,
+    options_from,
+    registry_from,
+    symbols_from,
+)
+from npukit.errors import ConstraintError
+
+if TYPE_CHECKING:
+    from npukit.quantization import Quantized
+
+SUMMARY = "quantize a model for a backend"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", help="an .onnx file")
+    parser.add_argument("-o", "--output", required=True, metavar="FILE.dlc", help="the package to write")
+    add_backend(parser)
+    add_data(parser, required=False)
+    add_calibration(parser)
+    add_precision(parser)
+    add_overrides(parser)
+    add_model_inputs(parser)
+    parser.add_argument("--no-strict", dest="strict", action="store_false", help="list violations instead of refusing")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="recorded in the package (default: 0)")
+
+
+def add_calibration(parser: argparse.ArgumentParser) -> None:
+    """How ranges are chosen."""
+    group = parser.add_argument_group("calibration")
+    group.add_argument("--calibration", type=calibration, default="min-max", metavar="METHOD", help=", ".join(CALIBRATIONS))
+    group.add_argument("--percentile", type=float, default=99.99, metavar="P", help="for percentile, 90..100 (default: 99.99)")
+
+
+def run(args: argparse.Namespace, console: Console) -> int:
+    from npukit.quantization import quantize
+
+    target = check_writable(args.output)
+    try:
+        result = quantize(
+            existing(args.model),
+            backend=args.backend,
+            soc=args.soc,
+            soc_file=args.soc_file,
+            data=args.data,
+            overrides=args.overrides,
+            lenient=args.lenient,
+            options=options_from(args),
+            registry=registry_from(args),
+            symbols=symbols_from(args),
+            batch=args.batch,
+            on_event=console.on_event,
+            history=command_line(),
+        )
+    except ConstraintError as error:
+        if not console.json:
+            console.note(problems_text(error.problems))
+        raise
+    result.save(target)
+    report_result(result, target, console)
+    return 0
+
+
+def command_line() -> list[str]:
+    """This command as a package's history keeps it."""
+    return ["npukit", *sys.argv[1:]]
+
+
+def report_result(result: Quantized, target: Path, console: Console) -> None:
+    """Say what was written and where its encodings come from."""
+    report = result.report
+    origins = ", ".join(f"{count} {origin}" for origin, count in sorted(report.origins.items())) or "none, the model is float"
+    lines = [problems_text(report.problems)] if report.problems else []
+    lines += [f"note: {note}" for note in report.notes]
+    lines.append(f"{target}: {target.stat().st_size / 1e3:.0f} kB; encodings: {origins}")
+    data = {"output": str(target), "origins": report.origins, "problems": report.problems, "notes": report.notes}
+    console.emit("\n".join(lines), data)
