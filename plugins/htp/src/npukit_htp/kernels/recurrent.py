@@ -28,8 +28,7 @@ def gru(call: Call) -> Sequence[Result]:
 def _run(call: Call, gates: int, states: int) -> Sequence[Result]:
     """Outputs Y (T, D, N, H) and the last state or states (D, N, H); layout 0."""
     node = call.node
-    if node.get("layout", 0) or node.get("activations") or node.get("clip") or (gates == 4 and call.optional(7)):
-        raise ModelError(f"node '{node.name}' ({node.op}) uses layout, clip, peepholes or activations that have no kernel")
+    _refuse_special_forms(call, gates)
     x, w, r = (call.value(i).real() for i in range(3))
     directions, hidden = r.shape[0], r.shape[2]
     bias = _real(call.optional(3), (directions, 2 * gates * hidden))
@@ -53,6 +52,16 @@ def _run(call: Call, gates: int, states: int) -> Sequence[Result]:
         for s, final in zip(starts, state, strict=True):
             s[d] = final
     return [y, *starts][: len(call.outputs)]
+
+
+def _refuse_special_forms(call: Call, gates: int) -> None:
+    """Raise ModelError for what the hardware does not take either: other activations, clipping, peepholes, batch first."""
+    node = call.node
+    default = ("Sigmoid", "Tanh", "Tanh") if gates == 4 else ("Sigmoid", "Tanh")
+    activations = tuple(node.get("activations") or default)
+    usual = activations in (default, default * 2)
+    if not usual or node.get("layout", 0) or node.get("clip") or (gates == 4 and call.optional(7) is not None):
+        raise ModelError(f"node '{node.name}' ({node.op}) uses layout, clip, peepholes or activations that have no kernel")
 
 
 def _lstm_step(total: Array, cell: Array) -> list[Array]:
