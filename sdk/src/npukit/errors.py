@@ -17,6 +17,8 @@ A message is one line that names the node and tensor, what was found and what is
 
 from __future__ import annotations
 
+import difflib
+import os
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
@@ -86,12 +88,16 @@ class PluginError(UsageError):
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return ``"did you mean 'x'?"`` for the closest known name, else the sorted list of known names (at most 12)."""
-    import difflib
-
     names = sorted(known)
     lower = {n.lower(): n for n in names}
-    close = difflib.get_close_matches(name.lower(), list(lower), n=1, cutoff=0.5)
+    close = difflib.get_close_matches(name.lower(), list(lower), n=5, cutoff=0.5)
     if close:
-        return f"did you mean '{lower[close[0]]}'?"
+        # Among equally similar names the one that starts alike is the likelier: SM8751 means SM8750, not SM8975.
+        best = max(close, key=lambda known: (_similarity(name.lower(), known), len(os.path.commonprefix([name.lower(), known]))))
+        return f"did you mean '{lower[best]}'?"
     shown = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
     return f"known: {shown}" if shown else "none are known"
+
+
+def _similarity(a: str, b: str) -> float:
+    return round(difflib.SequenceMatcher(None, a, b).ratio(), 2)
