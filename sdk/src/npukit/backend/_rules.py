@@ -92,7 +92,7 @@ class Rules:
             fixed += [Fixed(name, port.fixed, f"{node.op} '{node.name}'") for name, port in output_ports(node, row) if port.fixed]
         for name in weights:
             activations.pop(name, None)
-        shared += _fused(graph, self.backend.fusions())
+        shared += [tie for tie in _fused(graph, self.backend.fusions()) if not given.keys() & set(tie.inner)]
         return Plan(activations, weights, ports, derived, tuple(shared), tuple(fixed))
 
     def validate(self, graph: Graph, encodings: Mapping[str, Encoding], *, float_fallback: bool = False) -> tuple[Problem, ...]:
