@@ -14,13 +14,14 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-import npukit as nk
 import onnxruntime as ort
-from npukit.graph import save
-from npukit.report import decibels, percent, table
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from zoo import Array, Case, Samples, case
+
+import npukit as nk
+from npukit.graph import save
+from npukit.report import decibels, percent, table
 
 MODELS = ("ultraface_rfb_320", "yunet_n_320", "fastestdet", "resnet20_cifar10", "mobilenetv2s_cifar10")
 

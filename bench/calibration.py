@@ -27,9 +27,10 @@ MODEL = "ultraface_rfb_320"
 
 
 def ours(zoo: Path, method: str) -> Callable[[], Any]:
+    from zoo import case
+
     from npukit.graph import fold_batch_norm, fold_constants, load
     from npukit.quantization import calibrate
-    from zoo import case
 
     found = case(MODEL, zoo)
     graph = fold_batch_norm(fold_constants(load(found.model)))
@@ -40,9 +41,10 @@ def ours(zoo: Path, method: str) -> Callable[[], Any]:
 def theirs(zoo: Path, method: str) -> Callable[[], Any]:
     import tempfile
 
-    from npukit.graph import fold_batch_norm, fold_constants, load, save
     from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, create_calibrator
     from zoo import case
+
+    from npukit.graph import fold_batch_norm, fold_constants, load, save
 
     found = case(MODEL, zoo)
     folder = tempfile.mkdtemp()

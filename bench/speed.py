@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +30,11 @@ def best_of(repeats: int, *actions: Callable[[], Any]) -> list[float]:
 
 
 def main() -> None:
+    from zoo import case
+
     import npukit as nk
     from npukit.backend.ort import OrtModel
     from npukit.report import table
-    from zoo import case
 
     parser = argparse.ArgumentParser(description="Speed of the HTP emulator beside ONNX Runtime float32, one thread.")
     parser.add_argument("--zoo", type=Path, default=Path("../shared/zoo"), help="folder with the pretrained models")
@@ -45,7 +47,7 @@ def main() -> None:
         model = nk.quantize(found.model, backend="htp", data=found.calibration[:8])
         with nk.Session(model) as session, OrtModel(nk.load(found.model), threads=1) as reference:
             session.run(feeds)
-            mine, other = best_of(args.repeats, lambda s=session: s.run(feeds), lambda r=reference: r.run(feeds))
+            mine, other = best_of(args.repeats, partial(session.run, feeds), partial(reference.run, feeds))
         rows.append((name, f"{mine:.1f} ms", f"{other:.1f} ms", f"{mine / other:.1f}x"))
     print(table(["Model, a8w8", "htp emulator (numpy)", "ONNX Runtime float32", "ratio"], rows))
 

@@ -53,9 +53,16 @@ class Rules:
         return self.rows.get((node.domain, node.op), (_free(node.op),) if self.open_ended else ())
 
     def best(self, graph: Graph, node: Node, findings: Callable[[OpConstraint], Iterable[Problem]]) -> OpConstraint | None:
-        """The row of the node's op with the fewest findings, the first one on a tie; None when the op has no row."""
-        rows = self.of_op(node)
-        return min(rows, key=lambda row: sum(p.severity == "error" for p in findings(row)), default=None)
+        """The row of the node's op with the fewest errors; None when the op has no row.
+
+        On a tie a row that only a later architecture has comes first, as it says what to change; then the order of the rows.
+        """
+
+        def badness(row: OpConstraint) -> tuple[int, bool]:
+            errors = [p.rule for p in findings(row) if p.severity == "error"]
+            return len(errors), "arch" not in errors
+
+        return min(self.of_op(node), key=badness, default=None)
 
     def plan(self, graph: Graph, precision: Precision, given: Mapping[str, Encoding]) -> Plan:
         """What the rows demand of every float tensor of the graph."""

@@ -1,0 +1,142 @@
+"""Every command does its work, from the command line, on a small model."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+
+
+@pytest.fixture
+def package(cli: Any, model: Path, data: Path, tmp_path: Path) -> Path:
+    """The model quantized for HTP."""
+    cli("quantize", model, "--backend", "htp", "--data", data, "-o", "model.dlc", check=0)
+    return tmp_path / "model.dlc"
+
+
+def test_help_imports_nothing_heavy() -> None:
+    """The help page comes without numpy, onnx, onnxruntime, yaml or any plugin."""
+    code = (
+        "import sys; from npukit.cli import main; main(['--help']); "
+        "heavy = {'numpy', 'onnx', 'onnxruntime', 'yaml', 'pluggy', 'npukit_htp', 'npukit_cpu', 'ml_dtypes'} & set(sys.modules); "
+        "sys.exit(f'imported {sorted(heavy)}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "quantize" in done.stdout
+
+
+def test_check(cli: Any, model: Path) -> None:
+    """check answers from the model alone and says accepted."""
+    done = cli("check", model, "--backend", "htp:sm8650", check=0)
+    assert "accepted by htp:SM8650" in done.stdout
+
+
+def test_check_lists_all_problems(cli: Any, model: Path) -> None:
+    """A legal op in an illegal type is reported for every node, as JSON too, with exit code 1."""
+    done = cli("check", model, "--backend", "htp:v68", "--weights", "int16", "--activations", "uint16", "--json", check=1)
+    found = json.loads(done.stdout)
+    assert found["verdict"] == "refused"
+    assert {p["node"] for p in found["problems"]} == {"conv", "gemm"}
+    assert {p["rule"] for p in found["problems"]} == {"arch"}
+
+
+def test_quantize_writes_a_package(cli: Any, package: Path) -> None:
+    """The package holds encodings of every tensor and the command that made it."""
+    info = json.loads(cli("info", package, "--json", check=0).stdout)
+    assert [layer["op"] for layer in info["layers"]] == ["Conv", "Relu", "MaxPool", "Flatten", "Gemm"]
+    assert info["layers"][0]["inputs"][1]["type"] == "sFxp_8"
+    assert info["manifest"]["history"][0].startswith("npukit quantize")
+    assert info["macs"] == 8 * 8 * 4 * 2 * 9 + 64 * 3
+
+
+def test_equal_commands_give_equal_bytes(cli: Any, model: Path, data: Path, package: Path) -> None:
+    """The same command writes the same file."""
+    first = package.read_bytes()
+    cli("quantize", model, "--backend", "htp", "--data", data, "-o", "model.dlc", check=0)
+    assert package.read_bytes() == first
+
+
+def test_run_on_two_backends(cli: Any, package: Path, data: Path, tmp_path: Path) -> None:
+    """One flag swaps the backend; results are files with an index, and the two agree."""
+    for backend in ("htp", "cpu"):
+        cli("run", package, "--backend", backend, "--data", data, "-o", f"out_{backend}", check=0)
+    index = json.loads((tmp_path / "out_htp" / "index.json").read_text())
+    assert index["samples"] == 8
+    results = [np.load(tmp_path / f"out_{b}" / "Result_7" / index["files"]["y"]) for b in ("htp", "cpu")]
+    assert np.abs(results[0] - results[1]).max() < 0.05 * np.abs(results[1]).max()
+
+
+def test_compare_and_raise(cli: Any, model: Path, data: Path, tmp_path: Path) -> None:
+    """compare names the worst tensors, and the file it writes raises them to 16 bits in the next quantization."""
+    done = cli(
+        "compare", model, "--backend", "cpu,htp", "--data", data, "--worst", "2", "--write-overrides", "up.json", "--json", check=0
+    )
+    found = json.loads(done.stdout)
+    assert 25 < found["outputs"][0]["sqnr"]["htp"] < 70
+    assert found["raised"]
+    cli("quantize", model, "--backend", "htp", "--data", data, "--overrides", "up.json", "-o", "up.dlc", check=0)
+    info = json.loads(cli("info", "up.dlc", "--json", check=0).stdout)
+    types = {t["name"]: t["type"] for layer in info["layers"] for t in (*layer["inputs"], *layer["outputs"])}
+    assert all(types[name] == "uFxp_16" for name in found["raised"])
+    assert (tmp_path / "up.json").exists()
+
+
+def test_export_qdq_runs_in_onnxruntime(cli: Any, package: Path, data: Path, tmp_path: Path) -> None:
+    """The exported Q/DQ model runs in ONNX Runtime and equals the emulator within a step or two of the output."""
+    cli("export", package, "--format", "onnx-qdq", "-o", "qdq.onnx", check=0)
+    cli("run", package, "--data", data, "-o", "out", check=0)
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(str(tmp_path / "qdq.onnx"), options, providers=["CPUExecutionProvider"])
+    with np.load(data) as archive:
+        theirs = session.run(None, {"x": archive["x"][:1]})[0]
+    ours = np.load(tmp_path / "out" / "Result_0" / "y.npy")
+    assert np.abs(ours - theirs).max() <= np.abs(theirs).max() / 60
+
+
+@pytest.mark.parametrize("version", ["0.6.1", "1.0.0", "2.0.0"])
+def test_export_encodings_round_trip(cli: Any, model: Path, package: Path, version: str) -> None:
+    """Encodings exported in any version give the same grids when they come back as overrides."""
+    cli("export", package, "--format", "encodings", "--version", version, "-o", "e.json", check=0)
+    cli("convert", model, "--overrides", "e.json", "-o", "again.dlc", check=0)
+    found = json.loads(cli("diff", package, "again.dlc", "--json").stdout)["differences"]
+    changed = {d["name"] for d in found if d["kind"] == "encoding"}
+    assert changed <= ({"b", "gb"} if version != "2.0.0" else set())
+
+
+def test_diff_exit_code(cli: Any, package: Path) -> None:
+    """A package equals itself."""
+    assert "no differences" in cli("diff", package, package, check=0).stdout
+
+
+def test_backends_rules_explain_doctor(cli: Any) -> None:
+    """The commands that inform answer, in text and JSON."""
+    names = {b["name"]: b["state"] for b in json.loads(cli("backends", "--json", check=0).stdout)["backends"]}
+    assert names == {"cpu": "ok", "htp": "ok"}
+    rules = json.loads(cli("backends", "htp", "--rules", "Conv", "--json", check=0).stdout)["rules"]
+    assert all(row["source"] for row in rules)
+    assert "SM8750" in cli("backends", "htp", "--socs", check=0).stdout
+    assert "bias" in cli("explain", "derived", check=0).stdout
+    assert cli("doctor", check=0).stdout.strip().endswith("everything needed is here")
+
+
+def test_demo(cli: Any) -> None:
+    """The demo shows float and quantized accuracy; 8 bits cost at most two points."""
+    found = json.loads(cli("demo", "--json", check=0).stdout)["accuracy"]
+    assert found["float32"]["cpu"] > 0.97
+    assert found["a8w8"]["htp"] > found["float32"]["cpu"] - 0.02
+    assert set(found) == {"float32", "a8w8", "a8w4"}
+
+
+def test_soc_file(cli: Any, model: Path, tmp_path: Path) -> None:
+    """A SoC of the user's own needs no code."""
+    (tmp_path / "mine.yaml").write_text("- {name: MYCHIP, arch: v68}\n")
+    done = cli("check", model, "--backend", "htp:mychip", "--soc-file", "mine.yaml", check=0)
+    assert "htp:MYCHIP" in done.stdout
