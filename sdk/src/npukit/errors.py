@@ -18,7 +18,6 @@ A message is one line that names the node and tensor, what was found and what is
 from __future__ import annotations
 
 import difflib
-import os
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
@@ -93,7 +92,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name.lower(), list(lower), n=5, cutoff=0.5)
     if close:
         # Among equally similar names the one that starts alike is the likelier: SM8751 means SM8750, not SM8975.
-        best = max(close, key=lambda known: (_similarity(name.lower(), known), len(os.path.commonprefix([name.lower(), known]))))
+        best = max(close, key=lambda known: (_similarity(name.lower(), known), _shared_start(name.lower(), known)))
         return f"did you mean '{lower[best]}'?"
     shown = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
     return f"known: {shown}" if shown else "none are known"
@@ -101,3 +100,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 def _similarity(a: str, b: str) -> float:
     return round(difflib.SequenceMatcher(None, a, b).ratio(), 2)
+
+
+def _shared_start(a: str, b: str) -> int:
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))

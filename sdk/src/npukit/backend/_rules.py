@@ -53,14 +53,15 @@ class Rules:
         return self.rows.get((node.domain, node.op), (_free(node.op),) if self.open_ended else ())
 
     def best(self, graph: Graph, node: Node, findings: Callable[[OpConstraint], Iterable[Problem]]) -> OpConstraint | None:
-        """The row of the node's op with the fewest errors; None when the op has no row.
+        """The row of the node's op with the fewest errors, then the fewest warnings; None when the op has no row.
 
         On a tie a row that only a later architecture has comes first, as it says what to change; then the order of the rows.
         """
 
-        def badness(row: OpConstraint) -> tuple[int, bool]:
-            errors = [p.rule for p in findings(row) if p.severity == "error"]
-            return len(errors), "arch" not in errors
+        def badness(row: OpConstraint) -> tuple[int, int, bool]:
+            found = list(findings(row))
+            errors = [p.rule for p in found if p.severity == "error"]
+            return len(errors), sum(p.severity == "warning" for p in found), "arch" not in errors
 
         return min(self.of_op(node), key=badness, default=None)
 
@@ -81,7 +82,7 @@ class Rules:
             return _constant_dtype(graph, name, port, precision)
 
         for node in graph.nodes:
-            row = self.best(graph, node, partial(self._misfits, graph, node, planned))
+            row = self.best(graph, node, partial(self._wishes, graph, node, planned, precision))
             if row is None or not self.backend.supports(node.op, node.domain):
                 continue
             for name, port in input_ports(node, row):
@@ -141,6 +142,18 @@ class Rules:
         findings = partial(self._violations, graph, node, encodings)
         best = self.best(graph, node, findings)
         return [] if best is None else list(findings(best))
+
+    def _wishes(
+        self, graph: Graph, node: Node, dtype_of: Callable[[str, Port], str], precision: Precision, row: OpConstraint
+    ) -> Iterator[Problem]:
+        """The misfits, and a warning for every weight that the row would give another type than was wished for."""
+        yield from self._misfits(graph, node, dtype_of, row)
+        for name, port in input_ports(node, row):
+            tensor = graph.tensor(name)
+            if tensor.is_constant and tensor.is_float and is_weight(port) and not port.derived:
+                dtype = dtype_of(name, port)
+                if dtype != precision.weights:
+                    yield _Report(node, row)("weights", name, f"type {dtype}, not {precision.weights}", severity="warning")
 
     def _misfits(self, graph: Graph, node: Node, dtype_of: Callable[[str, Port], str], row: OpConstraint) -> Iterator[Problem]:
         """Findings that need types only: what decides which row a node is planned by."""
@@ -222,11 +235,11 @@ def _free(op: str) -> OpConstraint:
 
 
 def _constant_dtype(graph: Graph, name: str, port: Port, precision: Precision) -> str:
-    """The type a constant gets at a port: the first planned type that the port accepts, else its own."""
+    """The type a constant gets at a port: the first planned type that the port accepts (8 bit for other weights), else its own."""
     own = graph.tensor(name).dtype
     if not graph.tensor(name).is_float or (port.dtypes and port.dtypes <= {own}):
         return own
-    wishes = [precision.bias] if port.derived else [precision.weights] if is_weight(port) else []
+    wishes = [precision.bias] if port.derived else [precision.weights, "int8"] if is_weight(port) else []
     for dtype in (*wishes, precision.activations):
         if dtype in port.dtypes:
             return dtype

@@ -6,6 +6,7 @@ Learning Repository (https://doi.org/10.24432/C50P49, CC BY 4.0). bench/train_di
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -20,48 +21,65 @@ __all__ = ["DATA", "MODEL", "run"]
 
 MODEL = Path(__file__).with_name("digits_cnn.onnx")
 DATA = Path(__file__).with_name("digits.npz")
+CALIBRATION, TEST = "calibration.npz", "test.npz"
+_RUNS = (
+    ("float32", MODEL.name, ("cpu",)),
+    ("a8w8", "a8w8.dlc", ("cpu:qdq", "htp")),
+    ("a8w4", "a8w4.dlc", ("cpu:qdq", "htp")),
+)
 
 
-def run(registry: Registry, say: Callable[[str], None] = print) -> tuple[str, dict[str, Any]]:
+def run(registry: Registry, say: Callable[[str], None] = print, folder: Path | None = None) -> tuple[str, dict[str, Any]]:
     """Check, quantize and run the digit classifier; return the table as text and its numbers.
 
-    ``say`` gets one line per step: the command a user would type, and what came of it.
+    ``say`` gets one line per step: the command a user would type, and what came of it. ``folder`` keeps the model, the data and
+    the packages, so that these commands work there.
     """
-    import numpy as np
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        return _trip(registry, say, folder)
+    with tempfile.TemporaryDirectory() as made:
+        return _trip(registry, say, Path(made))
 
-    from npukit.quantization import Options, Quantized, check, open_session, quantize
+
+def _trip(registry: Registry, say: Callable[[str], None], folder: Path) -> tuple[str, dict[str, Any]]:
+    from npukit.quantization import Options, check, open_session, quantize
     from npukit.report import percent, table
 
-    with np.load(DATA, allow_pickle=False) as archive:
-        calibration, images, labels = (archive[key] for key in ("calibration", "test_images", "test_labels"))
-    samples = [{"image": image[None]} for image in calibration]
+    images, labels, calibrated = _unpack(folder)
+    model, calibration = folder / MODEL.name, folder / CALIBRATION
+    verdict = check(model, backend="htp", registry=registry)
+    say(f"$ npukit check {model.name} --backend htp\n    {verdict.verdict} by htp:{verdict.soc.name}, {verdict.nodes} nodes")
 
-    verdict = check(MODEL, backend="htp", registry=registry)
-    say(f"$ npukit check digits_cnn.onnx --backend htp\n    {verdict.verdict} by htp:{verdict.soc.name}, {verdict.nodes} nodes")
-
-    def prepare(weights: str) -> Quantized:
-        made = quantize(MODEL, backend="htp", data=samples, options=Options(weights=weights), registry=registry)
+    for label, weights in (("a8w8", "int8"), ("a8w4", "int4")):
+        made = quantize(model, backend="htp", data=calibration, options=Options(weights=weights), registry=registry)
+        made.save(folder / f"{label}.dlc")
         origins = ", ".join(f"{count} {origin}" for origin, count in sorted(made.report.origins.items()))
-        say(f"$ npukit quantize digits_cnn.onnx --backend htp --weights {weights} --data ... -o digits.dlc\n    {origins}")
-        return made
+        flags = f"--backend htp --weights {weights} --data {CALIBRATION} -o {label}.dlc"
+        say(f"$ npukit quantize {model.name} {flags}\n    {origins}")
 
-    models = {"float32": MODEL, "a8w8": prepare("int8"), "a8w4": prepare("int4")}
-    backends = {"float32": ("cpu",), "a8w8": ("cpu:qdq", "htp"), "a8w4": ("cpu:qdq", "htp")}
     found: dict[str, dict[str, float]] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        for label, model in models.items():
-            source: Any = model
-            if isinstance(model, Quantized):
-                source = Path(folder) / f"{label}.dlc"
-                model.save(source)
-            for backend in backends[label]:
-                say(f"$ npukit run {source.name} --backend {backend} --data ...")
-                with open_session(source, backend=backend, registry=registry) as session:
-                    found.setdefault(label, {})[backend] = _accuracy(session, images, labels)
+    for label, name, backends in _RUNS:
+        for backend in backends:
+            say(f"$ npukit run {name} --backend {backend} --data {TEST}")
+            with open_session(folder / name, backend=backend, registry=registry) as session:
+                found.setdefault(label, {})[backend] = _accuracy(session, images, labels)
     columns = ("cpu", "cpu:qdq", "htp")
     rows = [(label, *(percent(row[c]) if c in row else "-" for c in columns)) for label, row in found.items()]
     text = table(["Digits, test accuracy", "cpu (float)", "cpu:qdq (simulated)", "htp (integer)"], rows)
-    return f"\n{text}\n\n{len(labels)} test images, calibrated on {len(calibration)} others", {"accuracy": found}
+    return f"\n{text}\n\n{len(labels)} test images, calibrated on {calibrated} others", {"accuracy": found}
+
+
+def _unpack(folder: Path) -> tuple[Array, Array, int]:
+    """Write the model and the data to ``folder``; return test images, labels, and how many calibration images there are."""
+    import numpy as np
+
+    shutil.copyfile(MODEL, folder / MODEL.name)
+    with np.load(DATA, allow_pickle=False) as archive:
+        calibration, images, labels = (archive[key] for key in ("calibration", "test_images", "test_labels"))
+    np.savez(folder / CALIBRATION, image=calibration)
+    np.savez(folder / TEST, image=images, label=labels)
+    return images, labels, len(calibration)
 
 
 def _accuracy(session: Session, images: Array, labels: Array) -> float:

@@ -101,7 +101,9 @@ def solve(dtypes: Mapping[str, str], shared: Iterable[Shared], fixed: Iterable[F
     outside ``dtypes`` are ignored. Conflicting givens or fixed grids in one group are reported; each tensor then keeps its own.
     """
     ties = [attrs.evolve(tie, tensors=tuple(t for t in tie.tensors if t in dtypes)) for tie in shared]
-    fixed_rows = sorted((row for row in fixed if row.tensor in dtypes), key=lambda row: (row.tensor, row.rule))
+    fixed_rows = sorted(
+        (row for row in fixed if row.tensor in dtypes), key=lambda row: (row.tensor, row.rule, sorted(row.choices.items()))
+    )
     finder = _UnionFind(dtypes)
     for tie in ties:
         if not tie.soft:

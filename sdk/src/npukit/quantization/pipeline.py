@@ -261,6 +261,7 @@ class _Task:
         precision = options.precision(backend, soc)
         known = propagate(prepared, {n: e for n, e in given.items() if n in prepared.tensors})
         plan = rules.plan(prepared, precision, known)
+        notes += _unmet(options.weights, plan, known)
         floats = {n for n, e in known.items() if e.is_float}
         grids = {n: d for n, d in plan.activations.items() if n not in floats and d in _GRIDS}
         solution = solve(grids, plan.shared, plan.fixed, {n: e for n, e in known.items() if n in grids})
@@ -380,6 +381,15 @@ def _given(
     if read.ignored:
         notes.append(f"{len(read.ignored)} encodings ignored, no such tensor: {', '.join(sorted(read.ignored)[:5])}")
     return {**origin.encodings, **read.encodings}, notes
+
+
+def _unmet(wished: str, plan: Plan, given: Mapping[str, Encoding]) -> list[str]:
+    """A note when weights cannot have the type that was asked for."""
+    others = {name: dtype for name, dtype in plan.weights.items() if wished and dtype != wished and name not in given}
+    if not others:
+        return []
+    shown = ", ".join(f"{name} {dtype}" for name, dtype in sorted(others.items())[:5])
+    return [f"{len(others)} of {len(plan.weights)} weights have no {wished} form here and get another type: {shown}"]
 
 
 def _vanished(graph: Graph, given: Mapping[str, Encoding]) -> list[str]:

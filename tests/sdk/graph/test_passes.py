@@ -1,0 +1,148 @@
+"""Passes change the graph, not what it computes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from npukit.backend.ort import OrtModel
+from npukit.graph import Graph, Node, check_graph, fold_batch_norm, fold_constants, load, make_graph, remove_dead_nodes
+
+RNG = np.random.default_rng(0)
+
+
+def arrays(**shapes: tuple[int, ...]) -> dict[str, Any]:
+    return {name: RNG.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+
+
+def norm_parameters(channels: int) -> dict[str, Any]:
+    found = arrays(scale=(channels,), shift=(channels,), mean=(channels,))
+    return found | {"var": np.abs(RNG.normal(size=channels)).astype(np.float32) + 0.1}
+
+
+def outputs(graph: Graph, seed: int = 0) -> list[Any]:
+    """What ONNX Runtime computes on seeded inputs."""
+    rng = np.random.default_rng(seed)
+    feeds = {}
+    for name in graph.inputs:
+        tensor = graph.tensor(name)
+        shape = [d if isinstance(d, int) else 1 for d in tensor.shape or ()]
+        feeds[name] = (rng.normal(size=shape) if tensor.is_float else rng.integers(0, 2, shape)).astype(tensor.dtype)
+    with OrtModel(graph) as model:
+        return list(model.run(feeds).values())
+
+
+def assert_same(a: Graph, b: Graph) -> None:
+    for x, y in zip(outputs(a), outputs(b), strict=True):
+        assert np.max(np.abs(x - y)) <= 1e-5 * max(1e-3, float(np.max(np.abs(x))))
+
+
+NORM = ("scale", "shift", "mean", "var")
+
+
+@pytest.mark.parametrize(
+    ("node", "weights", "shape", "channels"),
+    [
+        (Node("Conv", "n", ("x", "w", "b"), ("c",)), arrays(w=(6, 4, 3, 3), b=(6,)), (1, 4, 8, 8), 6),
+        (Node("Conv", "n", ("x", "w"), ("c",), {"group": 4}), arrays(w=(8, 1, 3, 3)), (1, 4, 8, 8), 8),
+        (Node("ConvTranspose", "n", ("x", "w", "b"), ("c",)), arrays(w=(4, 6, 3, 3), b=(6,)), (1, 4, 5, 5), 6),
+        (Node("ConvTranspose", "n", ("x", "w"), ("c",), {"group": 2}), arrays(w=(4, 3, 3, 3)), (1, 4, 5, 5), 6),
+        (Node("Gemm", "n", ("x", "w", "b"), ("c",), {"transB": 1}), arrays(w=(6, 4), b=(6,)), (3, 4), 6),
+        (Node("Gemm", "n", ("x", "w", "b"), ("c",), {"alpha": 0.5, "beta": 2.0}), arrays(w=(4, 6), b=(6,)), (3, 4), 6),
+    ],
+    ids=["conv", "depthwise", "transposed", "transposed-group", "gemm", "gemm-alpha"],
+)
+def test_fold_batch_norm(node: Node, weights: dict[str, Any], shape: tuple[int, ...], channels: int) -> None:
+    """A batch norm disappears into the op before it; the output keeps its name and, to 1e-5, its values."""
+    norm = Node("BatchNormalization", "bn", ("c", *NORM), ("y",), {"epsilon": 1e-3})
+    graph = make_graph([node, norm], {"x": ("float32", shape)}, ["y"], weights | norm_parameters(channels))
+    folded = fold_batch_norm(graph)
+    check_graph(folded)
+    assert [n.op for n in folded.nodes] == [node.op]
+    assert folded.origin_names["y"] == ("c", "y")
+    assert_same(graph, folded)
+
+
+@pytest.mark.parametrize("why", ["second reader", "graph output", "no conv"])
+def test_batch_norm_stays(why: str) -> None:
+    """A batch norm stays where folding it would change another tensor."""
+    nodes = [
+        Node("Conv", "n", ("x", "w"), ("c",)) if why != "no conv" else Node("Relu", "n", ("x",), ("c",)),
+        Node("BatchNormalization", "bn", ("c", *NORM), ("y",)),
+        *([Node("Relu", "r", ("c",), ("z",))] if why == "second reader" else []),
+    ]
+    ends = {"second reader": ["y", "z"], "graph output": ["y", "c"], "no conv": ["y"]}[why]
+    graph = make_graph(nodes, {"x": ("float32", (1, 4, 8, 8))}, ends, arrays(w=(4, 4, 3, 3)) | norm_parameters(4))
+    assert len(fold_batch_norm(graph).nodes) == len(nodes)
+
+
+def test_shared_weight_keeps_its_values() -> None:
+    """A weight that two convolutions share is not changed for the one without a batch norm."""
+    nodes = [
+        Node("Conv", "a", ("x", "w"), ("c",)),
+        Node("BatchNormalization", "bn", ("c", *NORM), ("y",)),
+        Node("Conv", "b", ("x", "w"), ("z",)),
+    ]
+    graph = make_graph(nodes, {"x": ("float32", (1, 4, 8, 8))}, ["y", "z"], arrays(w=(4, 4, 3, 3)) | norm_parameters(4))
+    assert_same(graph, fold_batch_norm(graph))
+
+
+def test_fold_constants() -> None:
+    """A Shape-Gather-Concat chain in front of a Reshape becomes a constant, and Identity goes; outputs keep their names."""
+    nodes = [
+        Node("Shape", "s", ("x",), ("shape",)),
+        Node("Gather", "g", ("shape", "zero"), ("first",)),
+        Node("Unsqueeze", "u", ("first", "axes"), ("one",)),
+        Node("Concat", "cat", ("one", "rest"), ("target",), {"axis": 0}),
+        Node("Identity", "id", ("x",), ("same",)),
+        Node("Reshape", "r", ("same", "target"), ("flat",)),
+        Node("Identity", "out", ("flat",), ("y",)),
+    ]
+    constants = {"zero": np.array(0), "axes": np.array([0]), "rest": np.array([-1])}
+    graph = make_graph(nodes, {"x": ("float32", (2, 3, 4))}, ["y"], constants)
+    folded = fold_constants(graph)
+    assert [n.op for n in folded.nodes] == ["Reshape", "Identity"]
+    assert folded.tensor("target").data is not None
+    assert folded.tensor("y").shape == (2, 12)
+    assert_same(graph, folded)
+
+
+def test_fold_constants_keeps_random_and_huge() -> None:
+    """A random node is no constant, and a scalar is not blown up to a gigabyte."""
+    nodes = [
+        Node("RandomNormal", "rand", (), ("noise",), {"shape": (2,)}),
+        Node("Expand", "big", ("scalar", "size"), ("huge",)),
+        Node("Add", "add", ("x", "noise"), ("y",)),
+        Node("ReduceSum", "sum", ("huge",), ("z",)),
+    ]
+    constants = {"scalar": np.float32(1), "size": np.array([1 << 14, 1 << 14])}
+    graph = make_graph(nodes, {"x": ("float32", (2,))}, ["y", "z"], constants)
+    assert {"RandomNormal", "Expand"} <= {n.op for n in fold_constants(graph).nodes}
+
+
+def test_remove_dead_nodes() -> None:
+    """What no output needs goes, with its constants; unused inputs stay."""
+    nodes = [Node("Relu", "r", ("x",), ("y",)), Node("Add", "dead", ("x", "w"), ("z",))]
+    graph = make_graph(nodes, {"x": ("float32", (2,)), "unused": ("float32", (2,))}, ["y"], arrays(w=(2,)))
+    cleaned = remove_dead_nodes(graph)
+    assert [n.name for n in cleaned.nodes] == ["r"]
+    assert set(cleaned.tensors) == {"x", "y", "unused"}
+
+
+@pytest.mark.parametrize(
+    "name", ["ultraface_rfb_320", "resnet20_cifar10", "mobilenetv2s_cifar10", "mlperf_tiny_kws_dscnn", "mnist", "convvit_cifar10"]
+)
+def test_zoo(zoo: Path, name: str) -> None:
+    """All passes together leave the outputs of pretrained models, and no batch norm."""
+    graph = load(zoo / f"{name}.onnx", batch=1)
+    steps: list[Callable[[Graph], Graph]] = [fold_constants, fold_batch_norm, remove_dead_nodes]
+    changed = graph
+    for step in steps:
+        changed = step(changed)
+        check_graph(changed)
+    assert "BatchNormalization" not in {n.op for n in changed.nodes}
+    assert_same(graph, changed)
