@@ -11,7 +11,7 @@ import numpy as np
 from npukit.backend._base import Backend, Precision
 from npukit.backend._constraint import OpConstraint, Port, Problem, Soc, arch_number, grid_matches
 from npukit.backend._generic import GENERIC
-from npukit.encoding import Encoding, Fixed, Shared
+from npukit.encoding import INT_BITS, Encoding, Fixed, Shared
 from npukit.graph import Graph, Node, attribute
 
 
@@ -74,22 +74,24 @@ class Rules:
         shared: list[Shared] = []
         fixed: list[Fixed] = []
 
-        def planned(name: str, port: Port) -> str:
+        def planned(wish: Precision, name: str, port: Port) -> str:
             if name in activations:
                 return activations[name]
             if name in given:
                 return given[name].dtype
-            return _constant_dtype(graph, name, port, precision)
+            return _constant_dtype(graph, name, port, wish)
 
         for node in graph.nodes:
-            row = self.best(graph, node, partial(self._wishes, graph, node, planned, precision))
+            wish = self._possible(node, precision)
+            type_of = partial(planned, wish)
+            row = self.best(graph, node, partial(self._wishes, graph, node, type_of, wish))
             if row is None or not self.backend.supports(node.op, node.domain):
                 continue
             for name, port in input_ports(node, row):
                 tensor = graph.tensor(name)
                 if not tensor.is_constant or not tensor.is_float:
                     continue
-                dtype = planned(name, port)
+                dtype = type_of(name, port)
                 if port.derived and dtype in ("int8", "int16", "int32") and activations.get(node.inputs[0]) != "float32":
                     derived[name] = (node.inputs[0], node.inputs[1])
                 elif is_weight(port) and dtype != "float32":
@@ -142,6 +144,13 @@ class Rules:
         findings = partial(self._violations, graph, node, encodings)
         best = self.best(graph, node, findings)
         return [] if best is None else list(findings(best))
+
+    def _possible(self, node: Node, precision: Precision) -> Precision:
+        """``precision``, with 8-bit weights for an op that has no form with the wished ones on any architecture."""
+        ports = [p for row in self.of_op(node) for p in row.inputs if is_weight(p) and not p.derived]
+        offered = any(not p.dtypes or not p.dtypes.isdisjoint(_same_width(precision.weights)) for p in ports)
+        keep = offered or not ports or precision.weights not in INT_BITS
+        return precision if keep else attrs.evolve(precision, weights="int8")
 
     def _wishes(
         self, graph: Graph, node: Node, dtype_of: Callable[[str, Port], str], precision: Precision, row: OpConstraint
@@ -235,15 +244,31 @@ def _free(op: str) -> OpConstraint:
 
 
 def _constant_dtype(graph: Graph, name: str, port: Port, precision: Precision) -> str:
-    """The type a constant gets at a port: the first planned type that the port accepts (8 bit for other weights), else its own."""
+    """The type a constant gets at a port: the first planned type that the port accepts, else its own.
+
+    A weight keeps its width: it may change its sign, but never silently becomes wider or narrower than was asked for.
+    """
     own = graph.tensor(name).dtype
     if not graph.tensor(name).is_float or (port.dtypes and port.dtypes <= {own}):
         return own
-    wishes = [precision.bias] if port.derived else [precision.weights, "int8"] if is_weight(port) else []
-    for dtype in (*wishes, precision.activations):
+    wishes: tuple[str, ...]
+    if port.derived:
+        wishes = (precision.bias, precision.activations)
+    elif is_weight(port):
+        wishes = _same_width(precision.weights)
+    else:
+        wishes = (precision.activations,)
+    for dtype in wishes:
         if dtype in port.dtypes:
             return dtype
-    return own if not port.dtypes or own in port.dtypes else (*wishes, precision.activations)[0]
+    return own if not port.dtypes or own in port.dtypes else wishes[0]
+
+
+def _same_width(dtype: str) -> tuple[str, ...]:
+    """The type, then the one of the other sign: ("int8", "uint8"); a float type stands alone."""
+    if dtype not in INT_BITS:
+        return (dtype,)
+    return dtype, dtype[1:] if dtype.startswith("u") else f"u{dtype}"
 
 
 def _dtype_finding(name: str, port: Port, dtype: str, report: _Report) -> Iterator[Problem]:
