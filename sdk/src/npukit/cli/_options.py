@@ -113,9 +113,6 @@ def registry_from(args: argparse.Namespace) -> Registry:
     """The installed plugins and the ones of ``--plugin``."""
     from npukit.plugins import Registry
 
-    for path in args.plugin:
-        if not Path(path).is_file():
-            raise UsageError(f"plugin file {path} does not exist")
     return Registry.load([Path(path) for path in args.plugin])
 
 

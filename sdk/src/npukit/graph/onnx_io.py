@@ -127,7 +127,8 @@ def make_graph(
     tensors = {n: Tensor(n, dtype, shape) for n, (dtype, shape) in inputs.items()}
     tensors |= {n: Tensor.constant(n, np.asarray(data)) for n, data in (constants or {}).items()}
     made = {n: Tensor(n) for node in nodes for n in node.outputs if n}
-    graph = Graph(name, _sorted(nodes, set(tensors)), tensors | made, tuple(inputs), tuple(outputs), opset)
+    domains = {node.domain: 1 for node in nodes if node.domain}
+    graph = Graph(name, _sorted(nodes, set(tensors)), tensors | made, tuple(inputs), tuple(outputs), opset, domains)
     check_graph(graph)
     return infer_shapes(graph)
 

@@ -53,6 +53,8 @@ class Registry:
             if not any(status.name == entry.name for status in registry._statuses):
                 registry._add(entry.name, entry.load, entry.dist.name if entry.dist else "")
         for path in plugin_files:
+            if not Path(path).is_file():
+                raise UsageError(f"plugin file {path} does not exist")
             registry._add(Path(path).stem, lambda path=path: _import_file(Path(path)), str(path))
         return registry
 
@@ -129,8 +131,6 @@ class Registry:
 
 
 def _import_file(path: Path) -> ModuleType:
-    if not path.is_file():
-        raise UsageError(f"plugin file {path} does not exist")
     spec = importlib.util.spec_from_file_location(f"npukit_plugin_{path.stem}", path)
     if spec is None or spec.loader is None:
         raise PluginError(f"{path} is not a Python file")

@@ -51,7 +51,7 @@ class Batches:
     def _fixed_batch(self, feeds: Feeds) -> int | None:
         sizes = set()
         for name, value in feeds.items():
-            shape = self._graph.tensor(name).shape
+            shape = self._graph.tensor(name).shape if name in self._graph.inputs else None
             if not shape or value.ndim != len(shape) or not isinstance(shape[0], int) or value.shape[0] % shape[0]:
                 return None
             sizes.add((shape[0], value.shape[0]))
@@ -245,8 +245,8 @@ def _load_arrays(path: Path, graph: Graph | None) -> Feeds:
     try:
         if path.suffix == ".npy":
             return {"": np.load(path, mmap_mode="r", allow_pickle=False)}
-        with np.load(path, allow_pickle=False) as archive:
-            _check_sizes(path)
+        _check_sizes(path)
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
             names = [n for n in archive.files if graph is not None and n in graph.inputs] or archive.files
             return {name: archive[name] for name in names}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, MemoryError) as error:

@@ -170,7 +170,11 @@ def _least_noise(seen: HistogramObserver, bits: int, gamma: float) -> Range:
 
 def _noise(values: Array, counts: Array, lows: Array, highs: Array, bits: int, gamma: float) -> Array:
     """Expected squared error for each range: step^2 / 12 inside (the value itself when it rounds to 0), the excess outside."""
-    step = np.maximum((highs - lows) / ((1 << bits) - 1), 1e-30)[:, None]
-    inside = np.minimum(values * values, step * step / 12)
-    excess = values - np.clip(values, lows[:, None], highs[:, None])
-    return np.asarray((np.where(excess == 0, inside, gamma * excess * excess) * counts).sum(axis=1))
+    squares = values * values
+
+    def one(low: float, high: float) -> float:
+        step = max((high - low) / ((1 << bits) - 1), 1e-30)
+        excess = values - np.clip(values, low, high)
+        return float(np.where(excess == 0, np.minimum(squares, step * step / 12), gamma * excess * excess) @ counts)
+
+    return np.array([one(low, high) for low, high in zip(lows, highs, strict=True)])

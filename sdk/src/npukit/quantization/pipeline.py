@@ -128,7 +128,9 @@ def read_source(source: Any, *, registry: Registry, symbols: Mapping[str, int] |
     encodings: dict[str, Encoding] = {}
     if any(node.op in ("QuantizeLinear", "DequantizeLinear") for node in graph.nodes):
         graph, encodings = extract_qdq(graph)
-    return Source(graph, encodings, None, path.name if path else graph.name, source_hash(path) if path else "")
+    return Source(
+        graph, encodings, None, path.name if path else graph.name, source_hash(path) if path is not None and path.is_file() else ""
+    )
 
 
 def quantize(

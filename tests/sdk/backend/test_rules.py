@@ -1,0 +1,217 @@
+"""Op constraints: every rule fires on what it is meant for, and only there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from npukit.backend import Call, Kernel, KernelBackend, OpConstraint, Port, Result, Rules, Soc, load_constraints, load_socs
+from npukit.encoding import Encoding, encoding_for_range, encoding_for_weights
+from npukit.errors import DataError, PluginError, UsageError
+from npukit.graph import Graph, Node, make_graph
+
+ACT = {"dtypes": ("uint8", "uint16")}
+
+
+def relu(call: Call) -> list[Result]:
+    return [np.maximum(call.value(0).real(), 0)]
+
+
+class Toy(KernelBackend):
+    """A chip with one row per rule."""
+
+    name = "toy"
+    static_shapes = True
+
+    def socs(self) -> tuple[Soc, ...]:
+        return (Soc("T1", "v1"), Soc("T2", "v2"))
+
+    def kernels(self, soc: Soc) -> Mapping[str, Kernel]:
+        return dict.fromkeys(("Relu", "Conv", "Sigmoid", "Reshape", "Softmax", "Add", "Gelu"), relu)
+
+    def constraints(self) -> tuple[OpConstraint, ...]:
+        weight = Port(dtypes=("int8",), granularity=("tensor", "channel"), axis=0, symmetric="channel", constant=True)
+        wide = Port(dtypes=("int16",), granularity=("tensor", "channel"), axis=0, constant=True)
+        bias = Port(dtypes=("int32",), granularity=("tensor", "channel"), derived=True)
+        rows: list[dict[str, Any]] = [
+            {"op": "Relu", "inputs": [ACT], "outputs": [ACT]},
+            {"op": "Conv", "inputs": [ACT, weight, bias], "outputs": [ACT], "max_rank": 4},
+            {"op": "Conv", "inputs": [ACT, wide, bias], "outputs": [ACT], "min_arch": "v2"},
+            {"op": "Sigmoid", "inputs": [ACT], "outputs": [{**ACT, "fixed": {"uint8": (1 / 256, 0)}}]},
+            {"op": "Reshape", "inputs": [ACT, {"dtypes": ("int64",)}], "outputs": [{**ACT, "same_as": "in[0]"}]},
+            {"op": "Softmax", "inputs": [ACT], "outputs": [ACT], "attributes": {"axis": [-1]}},
+            {"op": "Add", "inputs": [ACT, ACT], "outputs": [ACT]},
+            {"op": "Erf", "inputs": [{"dtypes": ("uint8", "float16")}], "outputs": [{"dtypes": ("uint8", "float16")}]},
+        ]
+        return tuple(OpConstraint(source="a test", **row) for row in rows)
+
+
+RULES = Rules.of(Toy(), Toy().soc("T1"))
+U8 = encoding_for_range(-1, 1, "uint8")
+
+
+def one(op: str, shape: tuple[Any, ...] = (1, 4), attributes: dict[str, Any] | None = None, **constants: Any) -> Graph:
+    """A graph of one node with input x and output y."""
+    inputs = ("x", *constants)
+    return make_graph([Node(op, "n", inputs, ("y",), attributes or {})], {"x": ("float32", shape)}, ["y"], constants)
+
+
+def found(graph: Graph, rules: Rules = RULES, **encodings: Encoding) -> set[tuple[str, str, str]]:
+    """(severity, rule, tensor) of all problems."""
+    return {(p.severity, p.rule, p.tensor) for p in rules.validate(graph, encodings)}
+
+
+def conv(weight: Encoding, bias: Encoding | None = None, rules: Rules = RULES, shape: tuple[int, ...] = (1, 2, 5, 5)) -> Any:
+    """Problems of a convolution with a weight encoding and a bias that fits it."""
+    graph = one("Conv", shape, w=np.ones((3, 2, *(1,) * (len(shape) - 2)), np.float32), b=np.ones(3, np.float32))
+    product = U8.steps * weight.steps.reshape(-1)
+    right = Encoding("int32", product if product.size > 1 else product[0], axis=0 if product.size > 1 else None)
+    return found(graph, rules, x=U8, y=U8, w=weight, b=bias or right)
+
+
+PER_CHANNEL = Encoding("int8", [0.1, 0.2, 0.3], axis=0, symmetric=True)
+
+
+def test_legal() -> None:
+    """A legal graph has no problem."""
+    assert found(one("Relu"), x=U8, y=U8) == set()
+    assert conv(PER_CHANNEL) == set()
+    assert conv(Encoding("int8", 0.1)) == set()
+
+
+def test_dtype() -> None:
+    """A type that a port does not list is an error, a float one too; the message says both sides."""
+    assert found(one("Relu"), x=U8, y=Encoding("int8", 1.0)) == {("error", "dtype", "y")}
+    assert found(one("Relu")) == {("error", "dtype", "x"), ("error", "dtype", "y")}
+    (problem,) = RULES.validate(one("Relu"), {"x": U8, "y": Encoding("int8", 1.0)})
+    assert "int8" in problem.message
+    assert "uint16, uint8" in problem.message
+    assert problem.source == "a test"
+
+
+def test_weights() -> None:
+    """Granularity, axis and symmetry of weights."""
+    blocks = encoding_for_weights(np.ones((3, 2, 1, 1), np.float32), "int8", granularity="block", axis=1, block_size=1)
+    assert ("error", "granularity", "w") in conv(blocks)
+    assert ("error", "axis", "w") in conv(Encoding("int8", [0.1, 0.2], axis=1), Encoding("int32", 1.0))
+    assert ("error", "symmetric", "w") in conv(Encoding("int8", [0.1, 0.2, 0.3], [1, 0, 0], axis=0))
+
+
+def test_arch() -> None:
+    """A form that a later architecture has is refused with that architecture, and accepted there."""
+    wide = Encoding("int16", [0.1, 0.2, 0.3], axis=0)
+    assert conv(wide) == {("error", "arch", "")}
+    assert conv(wide, rules=Rules.of(Toy(), Toy().soc("v2"))) == set()
+
+
+def test_bias_is_derived() -> None:
+    """A bias whose scale is not the product is refused."""
+    assert conv(PER_CHANNEL, Encoding("int32", 0.5)) == {("error", "derived", "b")}
+
+
+def test_fixed_and_same_grid() -> None:
+    """A fixed grid must be met, and a mover must keep the grid."""
+    assert found(one("Sigmoid"), x=U8, y=U8) == {("error", "fixed-grid", "y")}
+    assert found(one("Sigmoid"), x=U8, y=Encoding("uint8", 1 / 256)) == set()
+    graph = one("Reshape", shape=(1, 4), s=np.array([2, 2]))
+    assert found(graph, x=U8, y=U8) == set()
+    assert found(graph, x=U8, y=Encoding("uint8", 1 / 256)) == {("error", "same-grid", "y")}
+
+
+def test_structure() -> None:
+    """Attributes, ranks, number of inputs, constants."""
+    assert found(one("Softmax"), x=U8, y=U8) == set()  # the default of ONNX counts
+    assert found(one("Softmax", attributes={"axis": 0}), x=U8, y=U8) == {("error", "attribute", "")}
+    assert ("error", "rank", "x") in conv(PER_CHANNEL, shape=(1, 2, 5, 5, 5))
+    graph = make_graph(
+        [Node("Conv", "n", ("x", "w"), ("y",))], {"x": ("float32", (1, 2, 5, 5)), "w": ("float32", (3, 2, 1, 1))}, ["y"]
+    )
+    assert found(graph, x=U8, y=U8, w=PER_CHANNEL) == {("error", "constant", "w")}
+    three = Graph("g", (Node("Add", "n", ("x", "x", "x"), ("y",)),), one("Relu").tensors, ("x",), ("y",), 21)
+    assert ("error", "inputs", "") in found(three, x=U8, y=U8)
+
+
+def test_unknown_is_not_valid() -> None:
+    """A rank that nobody knows is neither legal nor refused."""
+    graph = make_graph(
+        [Node("Custom", "c", ("x",), ("h",), {}, "my.ops"), Node("Conv", "n", ("h", "w", "b"), ("y",))],
+        {"x": ("float32", (1, 2, 5, 5))},
+        ["y"],
+        {"w": np.ones((3, 2, 1, 1), np.float32), "b": np.ones(3, np.float32)},
+    )
+    bias = Encoding("int32", U8.steps * PER_CHANNEL.steps, axis=0)
+    problems = found(graph, x=U8, h=U8, y=U8, w=PER_CHANNEL, b=bias)
+    assert ("unknown", "rank", "h") in problems
+    assert ("error", "unsupported-op", "") in problems
+
+
+def test_ops() -> None:
+    """An op without a row, an op without a kernel, one that may fall back to float, and one with a subgraph."""
+    assert found(one("Celu"), x=U8, y=U8) == {("error", "unsupported-op", "")}
+    assert found(one("Erf"), x=U8, y=U8) == {("error", "no-kernel", "")}
+    (problem,) = RULES.validate(one("Erf"), {"x": U8, "y": U8}, float_fallback=True)
+    assert (problem.severity, problem.rule) == ("warning", "float-fallback")
+    inner = one("Relu")
+    looped = one("Relu").evolve(nodes=(Node("If", "n", ("x",), ("y",), {"then_branch": inner}),))
+    assert found(looped, x=U8, y=U8) == {("error", "subgraph", "")}
+
+
+def test_dynamic_shape() -> None:
+    """A chip with static shapes warns about an open dimension."""
+    assert found(one("Relu", shape=("n", 4)), x=U8, y=U8) == {("warning", "dynamic-shape", "x")}
+
+
+def test_all_problems_at_once() -> None:
+    """Every node is judged, whatever the others did."""
+    nodes = [Node("Celu", "a", ("x",), ("h",)), Node("Erf", "b", ("h",), ("y",))]
+    graph = make_graph(nodes, {"x": ("float32", (1, 4))}, ["y"])
+    assert {p.node for p in RULES.validate(graph, {"x": U8, "h": U8, "y": U8})} == {"a", "b"}
+
+
+def test_yaml(tmp_path: Path) -> None:
+    """Rows and SoCs come from YAML; a wrong field names the row and the file."""
+    (tmp_path / "ops.yaml").write_text("- {op: [Relu, Abs], inputs: [{dtypes: [uint8]}], outputs: [{}], source: here}\n")
+    assert [row.op for row in load_constraints(tmp_path / "ops.yaml")] == ["Relu", "Abs"]
+    (tmp_path / "ops.yaml").write_text("- {op: Relu, inputs: [], outputs: [], source: here, colour: blue}\n")
+    with pytest.raises(PluginError, match=r"Relu.*colour"):
+        load_constraints(tmp_path / "ops.yaml")
+    (tmp_path / "socs.yaml").write_text("- {arch: v1}\n")
+    with pytest.raises(PluginError, match="name"):
+        load_socs(tmp_path / "socs.yaml")
+
+
+def test_soc_lookup() -> None:
+    """SoCs are found by name in any case and by architecture; others come with a did-you-mean."""
+    assert Toy().soc("t2").name == "T2"
+    assert Toy().soc("v2").name == "T2"
+    assert Toy().soc().name == "T1"
+    with pytest.raises(UsageError, match="did you mean 'T2'"):
+        Toy().soc("TT2")
+
+
+def test_interpreter() -> None:
+    """A session gives outputs and intermediate tensors on their grids, frees the rest, and checks what it is fed."""
+    nodes = [Node("Relu", "a", ("x",), ("h",)), Node("Erf", "b", ("h",), ("y",))]
+    graph = make_graph(nodes, {"x": ("float32", (1, 4))}, ["y"])
+    backend = Toy()
+    with backend.open(backend.compile(graph, {"x": U8, "h": U8, "y": U8}, backend.soc())) as session:
+        feeds = {"x": np.array([[-1, -0.25, 0.25, 1]], np.float32)}
+        result = session.run(feeds, ["y", "h", "x"])
+        assert list(result) == ["y", "h", "x"]
+        assert np.allclose(result["h"], np.maximum(feeds["x"], 0), atol=float(U8.steps))
+        assert np.array_equal(result["y"], session.run(feeds)["y"])
+        for bad, words in (
+            ({}, "'x' is missing"),
+            ({"z": feeds["x"]}, "'z' is not an input"),
+            ({"x": feeds["x"].astype(np.float64)}, "float64"),
+            ({"x": np.zeros((2, 4), np.float32)}, r"\[2, 4\]"),
+            ({"x": np.full((1, 4), np.inf, np.float32)}, "infinite"),
+        ):
+            with pytest.raises(DataError, match=words):
+                session.run(bad)
+        with pytest.raises(DataError, match=r"'hh'.*did you mean 'h'"):
+            session.run(feeds, ["hh"])
