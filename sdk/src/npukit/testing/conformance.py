@@ -81,9 +81,10 @@ class BackendConformance:
         return small_cnn(self.has_op, 1 if self.backend.static_shapes else "N")
 
     def has_op(self, op: str) -> bool:
-        """Whether the backend implements the op and its constraints know it."""
-        rows = self.backend.constraints()
-        return self.backend.supports(op) and (not rows or any(r.op == op and not r.domain for r in rows))
+        """Whether the backend implements the op and its constraints know it on this SoC."""
+        rows, newest = self.backend.constraints(), self.backend.soc(self.soc).generation
+        known = not rows or any(r.op == op and not r.domain and _generation(r.min_arch) <= newest for r in rows)
+        return known and self.backend.supports(op)
 
     def ops(self) -> list[str]:
         """The ops that are tested one by one."""
@@ -366,13 +367,16 @@ def _row_faults(row: OpConstraint, newest: int) -> list[str]:
         faults.append("has no source")
     if row.confidence not in ("high", "medium", "low"):
         faults.append(f"confidence '{row.confidence}' is not high, medium or low")
-    number = Soc("", row.min_arch).generation
-    if number > newest:
+    if _generation(row.min_arch) > newest:
         faults.append(f"needs {row.min_arch}, which no SoC has")
     for side, ports in (("in", row.inputs), ("out", row.outputs)):
         for index, port in enumerate(ports):
             faults += [f"{side}[{index}] {fault}" for fault in _port_faults(row, port)]
     return faults
+
+
+def _generation(arch: str) -> int:
+    return Soc("", arch).generation
 
 
 def _port_faults(row: OpConstraint, port: Port) -> list[str]:

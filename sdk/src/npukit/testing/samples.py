@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -99,8 +100,8 @@ class _Builder:
 
 def _noise(*shape: int) -> Array:
     """Fixed random values of about unit variance after a sum over all axes but the first."""
-    rng = np.random.default_rng(sum(shape))
-    return (rng.standard_normal(shape) / np.sqrt(np.prod(shape[1:]))).astype(np.float32)
+    values: Array = np.random.default_rng(sum(shape)).standard_normal(shape) / math.sqrt(math.prod(shape[1:]))
+    return values.astype(np.float32)
 
 
 def _floats(*values: float) -> Array:
