@@ -21,6 +21,7 @@ HALF = OCTAVES * SUB
 
 _MANTISSA_BITS = 23
 _EXPONENT_BIAS = 127
+_MINUS_ZERO = np.int32(-(1 << 31))
 _CHUNK = 1 << 16  # elements whose temporaries stay in the second-level cache
 
 
@@ -53,7 +54,8 @@ class Histogram:
             self._zeros += flat.size
             self._counts[0] += flat.size
             return
-        self._grow(int(np.frexp(np.float32(peak))[1]))
+        # Subnormal numbers have no octaves of their own; a window that reaches down to them counts them in its lowest bin.
+        self._grow(max(int(np.frexp(np.float32(peak))[1]), OCTAVES - _EXPONENT_BIAS + 1))
         assert self._top is not None
         lowest = ((self._top - OCTAVES + _EXPONENT_BIAS) << SUB_BITS) if self._top is not None else 0
         for start in range(0, flat.size, _CHUNK):
@@ -100,5 +102,5 @@ def _bins(bits: Array, lowest: int) -> Array:
     found = (bits & 0x7FFFFFFF) >> (_MANTISSA_BITS - SUB_BITS)
     found -= lowest
     np.maximum(found, 0, out=found)
-    found += (bits < 0) * np.int32(HALF)
+    found += ((bits < 0) & (bits != _MINUS_ZERO)) * np.int32(HALF)
     return np.asarray(found)
