@@ -15,7 +15,7 @@ from npukit.backend import Backend, OpConstraint, Port, Session, Soc
 from npukit.backend.ort import OrtModel
 from npukit.encoding import FLOAT_BITS, INT_BITS, Array, Encoding
 from npukit.encoding.formats import insert_qdq
-from npukit.errors import ConstraintError, DataError, UsageError
+from npukit.errors import ConstraintError, DataError, ModelError, UsageError
 from npukit.graph import Graph, Node, make_graph, serialize
 from npukit.package import read_package
 from npukit.plugins import Registry, hookimpl
@@ -29,6 +29,7 @@ _REFERENCE = re.compile(r"(in|out)\[(\d+)\]")
 _RARE = ("Det", "Hardmax", "Celu", "Shrink", "ThresholdedRelu", "Erf", "Mish")
 # Relative differences that float results may have: float32 sums in another order; one unit in the last place of float16.
 _FLOAT32, _FLOAT16 = 1e-5, 2.0**-10
+_FLOAT_DECIBELS = 60  # float16 reaches it, 8 bits do not
 _CALIBRATION, _TEST = 0, 1
 
 
@@ -192,9 +193,23 @@ class BackendConformance:
         for name in made.graph.outputs:
             expected, got = _sqnr(real, simulated, name), _sqnr(real, found, name)
             if session.ignores_encodings:
-                assert got > 80, f"{name}: {got:.2f} dB, float results are near 120 dB"
+                assert got > _FLOAT_DECIBELS, f"{name}: {got:.2f} dB, float results are near 120 dB"
             else:
                 assert abs(got - expected) <= self.decibels, f"{name}: {got:.2f} dB, the simulation has {expected:.2f} dB"
+
+    def test_float_network(self) -> None:
+        """A network without encodings is computed in float, or refused with an error of npukit's."""
+        graph = self.network()
+        feeds = random_feeds(graph, _TEST)
+        try:
+            session = self._open(graph)
+        except ModelError as error:
+            pytest.skip(f"the backend runs no float model: {error}")
+        with session:
+            found = [session.run(f) for f in feeds]
+        for name in graph.outputs:
+            level = _sqnr(_float_run(graph, feeds), found, name)
+            assert level > _FLOAT_DECIBELS, f"{name}: {level:.2f} dB, float results are near 120 dB"
 
     # ------------------------------------------------------------------------------------------------ sessions
 

@@ -1,0 +1,1 @@
+"""A backend for npukit in one module: toynpu.backend."""
