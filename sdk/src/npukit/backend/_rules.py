@@ -220,8 +220,8 @@ class _Report:
 
 
 def is_weight(port: Port) -> bool:
-    """Whether a constant that enters by this port is a weight: it may have a scale per channel."""
-    return port.axis is not None or "channel" in port.granularity
+    """Whether a constant that enters by this port is a weight: the op takes it as a constant only, or with scales per channel."""
+    return port.constant or port.axis is not None or "channel" in port.granularity
 
 
 def input_ports(node: Node, row: OpConstraint) -> list[tuple[str, Port]]:

@@ -183,10 +183,14 @@ class BackendConformance:
         assert not wrong, "\n".join(wrong)
 
     def test_network(self) -> None:
-        """The SQNR of a small network is that of its Q/DQ simulation."""
-        made = self._quantize(self.network())
-        assert made.graph.nodes, "the backend has no op of the kit's network: override network()"
-        feeds = random_feeds(made.graph, _TEST, count=32)
+        """The SQNR of a small network is that of its Q/DQ simulation.
+
+        It is calibrated on the samples it is measured on: clipping noise would hide the noise of rounding.
+        """
+        graph = self.network()
+        assert graph.nodes, "the backend has no op of the kit's network: override network()"
+        feeds = random_feeds(graph, _TEST, count=32)
+        made = quantize(graph, data=feeds, **self._where)
         real, simulated = _float_run(made.graph, feeds), self._simulate(made, feeds)
         with self._open(made) as session:
             found = [session.run(f) for f in feeds]

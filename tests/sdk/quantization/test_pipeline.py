@@ -1,0 +1,203 @@
+"""From a float model to encodings: who decides each tensor, and what is said about it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import npukit as nk
+from npukit.encoding import Encoding, encoding_for_range
+from npukit.encoding.formats import insert_qdq, write_encodings
+from npukit.errors import ConstraintError, DataError, EncodingError, UsageError
+from npukit.graph import Graph, Node, make_graph, save
+from npukit.plugins import Registry
+from npukit.quantization import Quantized, compare, open_session
+
+RNG = np.random.default_rng(0)
+REGISTRY = Registry.load()
+DATA = [{"x": RNG.normal(size=(1, 2, 8, 8)).astype(np.float32)} for _ in range(6)]
+
+
+def weights(**shapes: tuple[int, ...]) -> dict[str, Any]:
+    return {name: RNG.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+
+
+NODES = [
+    Node("Conv", "conv", ("x", "w", "b"), ("c",), {"pads": (1, 1, 1, 1)}),
+    Node("Relu", "relu", ("c",), ("r",)),
+    Node("MaxPool", "pool", ("r",), ("p",), {"kernel_shape": (2, 2), "strides": (2, 2)}),
+    Node("Flatten", "flat", ("p",), ("f",)),
+    Node("Gemm", "gemm", ("f", "gw", "gb"), ("g",), {"transB": 1}),
+    Node("Sigmoid", "sig", ("g",), ("y",)),
+]
+GRAPH = make_graph(NODES, {"x": ("float32", (1, 2, 8, 8))}, ["y"], weights(w=(4, 2, 3, 3), b=(4,), gw=(3, 64), gb=(3,)))
+
+
+def quantized(graph: Graph = GRAPH, **kwargs: Any) -> Quantized:
+    return nk.quantize(graph, backend="htp", data=DATA, registry=REGISTRY, **kwargs)
+
+
+def test_origins() -> None:
+    """Calibrated, fixed, derived: every float tensor has an encoding, and the report counts them by origin."""
+    q = quantized()
+    assert set(q.encodings) == {n for n, t in q.graph.tensors.items() if t.is_float}
+    assert q.encodings["y"].origin == "fixed"
+    assert float(q.encodings["y"].steps) == 1 / 256
+    assert {q.encodings[n].origin for n in ("b", "gb")} == {"derived"}
+    assert q.report.origins == {"calibrated": 8, "fixed": 1, "derived": 2}
+    assert q.report.problems == ()
+    assert "8 calibrated" in str(q.report)
+
+
+def test_grids() -> None:
+    """Fused and moved tensors share one grid; the bias scale is a product; weights are symmetric per channel."""
+    e = quantized().encodings
+    assert len({(float(e[n].steps), int(e[n].zeros)) for n in "crpf"}) == 1
+    assert float(e["c"].min) == 0
+    assert np.allclose(e["b"].steps, e["x"].steps * e["w"].steps, rtol=1e-6)
+    assert e["w"].axis == 0
+    assert not e["w"].zeros.any()
+
+
+def test_data_is_needed_once() -> None:
+    """Without data the missing ranges are an error; when everything is given or fixed none is needed."""
+    with pytest.raises(DataError, match="no calibration data"):
+        nk.quantize(GRAPH, backend="htp", registry=REGISTRY)
+    given = dict(quantized().encodings)
+    again = nk.quantize(GRAPH, backend="htp", overrides=given, registry=REGISTRY)
+    assert all(again.encodings[n].same_grid(e) for n, e in given.items())
+
+
+def test_overrides_win(tmp_path: Path) -> None:
+    """An override decides its tensor and those tied to it, and is counted; one that matches nothing is refused."""
+    wide = encoding_for_range(0, 50, "uint8")
+    (tmp_path / "o.json").write_text(write_encodings({"r": wide}, GRAPH))
+    q = quantized(overrides=tmp_path / "o.json")
+    assert all(q.encodings[n].same_grid(wide) for n in "crpf")
+    assert q.report.origins["override"] == 1
+    assert q.report.origins["propagated"] == 3
+    assert "1 encodings read" in q.report.notes[0]
+    text = (tmp_path / "o.json").read_text().replace('"r"', '"rr"')
+    (tmp_path / "o.json").write_text(text)
+    with pytest.raises(EncodingError, match=r"'rr'"):
+        quantized(overrides=tmp_path / "o.json")
+    lenient = quantized(overrides=tmp_path / "o.json", lenient=True)
+    assert any("rr" in note for note in lenient.report.notes)
+
+
+def test_folded_overrides_are_reported() -> None:
+    """An override of a tensor that folding removes has no effect, and that is said."""
+    constants = weights(w=(4, 2, 1, 1), s=(4,), t=(4,), m=(4,)) | {"v": np.ones(4, np.float32)}
+    nodes = [Node("Conv", "conv", ("x", "w"), ("c",)), Node("BatchNormalization", "bn", ("c", "s", "t", "m", "v"), ("y",))]
+    graph = make_graph(nodes, {"x": ("float32", (1, 2, 8, 8))}, ["y"], constants)
+    q = quantized(graph, overrides={"c": encoding_for_range(-1, 1, "uint8")})
+    assert any("c" in note and "no effect" in note for note in q.report.notes)
+
+
+def test_strict() -> None:
+    """A violation raises with all problems; without strict it is listed and the model written."""
+    bad = {"y": encoding_for_range(0, 2, "uint8"), "p": encoding_for_range(0, 9, "uint8"), "r": encoding_for_range(0, 3, "uint8")}
+    with pytest.raises(ConstraintError) as caught:
+        quantized(overrides=bad)
+    rules = {p.rule for p in caught.value.problems}
+    assert {"fixed-grid", "same-grid", "conflict"} <= rules
+    loose = quantized(overrides=bad, options=nk.Options(strict=False))
+    assert {p.rule for p in loose.report.problems} == rules
+
+
+def test_check_agrees_with_quantize() -> None:
+    """check says the same as quantize, without data."""
+    for soc, weight, activation in (("v68", "int8", "uint8"), ("v68", "int16", "uint16"), ("v79", "int16", "uint16")):
+        options = nk.Options(weights=weight, activations=activation)
+        verdict = nk.check(GRAPH, backend=f"htp:{soc}", options=options, registry=REGISTRY)
+        loose = nk.Options(weights=weight, activations=activation, strict=False)
+        q = nk.quantize(GRAPH, backend=f"htp:{soc}", data=DATA, options=loose, registry=REGISTRY)
+        assert [(p.rule, p.node) for p in verdict.problems] == [(p.rule, p.node) for p in q.report.problems]
+        assert (verdict.verdict == "refused") == (soc == "v68" and weight == "int16")
+
+
+def test_shared_bias() -> None:
+    """Two layers that share a bias get a copy each, since its scale is their own."""
+    nodes = [Node("Conv", "a", ("x", "w", "b"), ("c",)), Node("Conv", "d", ("c", "w2", "b"), ("y",))]
+    graph = make_graph(nodes, {"x": ("float32", (1, 2, 8, 8))}, ["y"], weights(w=(4, 2, 1, 1), w2=(4, 4, 1, 1), b=(4,)))
+    q = quantized(graph)
+    assert q.graph.nodes[1].inputs[2] == "b:d"
+    assert not q.encodings["b"].same_grid(q.encodings["b:d"])
+    assert q.graph.origin_names["b:d"] == ("b",)
+
+
+@pytest.mark.parametrize("source", ["path", "bytes"])
+def test_qdq_file(tmp_path: Path, source: str) -> None:
+    """A file with Q/DQ nodes needs no data: its encodings are those of the result."""
+    first = quantized()
+    save(insert_qdq(first.graph, first.encodings), tmp_path / "qdq.onnx")
+    model: Any = tmp_path / "qdq.onnx"
+    again = nk.quantize(model if source == "path" else model.read_bytes(), backend="htp", registry=REGISTRY)
+    assert all(again.encodings[n].same_grid(e) for n, e in first.encodings.items() if n in again.encodings)
+    assert again.report.origins["override"] >= 8
+
+
+def test_save_and_sessions(tmp_path: Path) -> None:
+    """Object and file run alike; a package runs where it was made for unless another backend is named."""
+    q = quantized()
+    q.save(tmp_path / "m.dlc")
+    with open_session(q, registry=REGISTRY) as a, open_session(tmp_path / "m.dlc", registry=REGISTRY) as b:
+        assert a.program.backend == b.program.backend == "htp"
+        assert np.array_equal(a.run(DATA[0])["y"], b.run(DATA[0])["y"])
+    with open_session(tmp_path / "m.dlc", backend="cpu", registry=REGISTRY) as c:
+        assert c.ignores_encodings
+        assert np.abs(c.run(DATA[0])["y"] - a.run(DATA[0])["y"]).max() < 0.05
+    with pytest.raises(UsageError, match="not int"):
+        open_session(3, registry=REGISTRY)
+
+
+@pytest.mark.parametrize("method", ["min-max", "percentile", "entropy", "mse", "sqnr"])
+def test_every_calibration(method: str) -> None:
+    """Every method gives a usable model."""
+    q = quantized(options=nk.Options(calibration=method))
+    found = compare(q, backends=["cpu", "htp"], data=DATA, registry=REGISTRY)
+    assert found.outputs[0].sqnr["htp"] > 20
+    assert found.outputs[0].sqnr["cpu"] == np.inf
+
+
+def test_compare_and_raise() -> None:
+    """The worst tensor rises to 16 bits together with those on its grid, and the result is better there."""
+    found = compare(GRAPH, backends=["cpu:qdq", "htp"], data=DATA, registry=REGISTRY)
+    assert found.samples == 6
+    assert "c" not in {r.name for r in found.tensors}  # inside the fused Conv and Relu
+    worst = found.worst(1)[0]
+    raised = found.raised(1)
+    assert worst.name in raised
+    assert {e.dtype for e in raised.values()} == {"uint16"}
+    better = compare(quantized(overrides=raised), backends=["htp"], data=DATA, registry=REGISTRY)
+    row = next(r for r in better.tensors if r.name == worst.name)
+    assert row.sqnr["htp"] >= worst.sqnr["htp"]
+
+
+def test_float_fallback() -> None:
+    """An op without a kernel is refused by name, and runs in float16 when that is asked for."""
+    nodes = [Node("Conv", "conv", ("x", "w"), ("c",)), Node("LpPool", "lp", ("c",), ("y",), {"kernel_shape": (2, 2), "p": 2})]
+    graph = make_graph(nodes, {"x": ("float32", (1, 2, 8, 8))}, ["y"], weights(w=(4, 2, 1, 1)))
+    refused = nk.check(graph, backend="htp", registry=REGISTRY)
+    assert [(p.node, p.rule) for p in refused.problems] == [("lp", "no-kernel")]
+    options = nk.Options(float_fallback=True)
+    assert nk.check(graph, backend="htp", options=options, registry=REGISTRY).verdict == "accepted"
+    with nk.Session(quantized(graph, options=options), registry=REGISTRY) as session:
+        assert session.run(DATA[0])["y"].shape == (1, 4, 7, 7)
+
+
+def test_encodings_have_json_safe_history() -> None:
+    """The manifest of a result is plain data."""
+    manifest = quantized(history=["npukit", "quantize"]).package.manifest
+    assert manifest.history == ("npukit quantize",)
+    assert json.loads(json.dumps(dict(manifest.options)))["calibration"] == "min-max"
+
+
+def test_float_override_runs_in_float16() -> None:
+    """A tensor given as float16 stays so."""
+    q = quantized(overrides={"g": Encoding("float16")}, options=nk.Options(strict=False))
+    assert q.encodings["g"].dtype == "float16"
