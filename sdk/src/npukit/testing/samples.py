@@ -99,8 +99,9 @@ class _Builder:
 
 
 def _noise(*shape: int) -> Array:
-    """Fixed random values of about unit variance after a sum over all axes but the first."""
-    values: Array = np.random.default_rng(sum(shape)).standard_normal(shape) / math.sqrt(math.prod(shape[1:]))
+    """Fixed random values: weights that keep the variance of a sum over all axes but the first, smaller ones for a vector."""
+    size = 1 / math.sqrt(math.prod(shape[1:])) if len(shape) > 1 else 0.3
+    values: Array = size * np.random.default_rng(sum(shape)).standard_normal(shape)
     return values.astype(np.float32)
 
 
