@@ -75,7 +75,7 @@ def _run(words: list[str], shown: list[str], code: int) -> None:
 def _same(shown: str, printed: str) -> bool:
     """Whether the texts agree but for spacing and numbers, and the numbers to 10 %; ``...`` in a text stands for anything."""
     words = NUMBER.split(" ".join(shown.split()).replace("-" * 3, "-"))
-    pattern = f"({NUMBER.pattern})".join(re.escape(w).replace(r"\.\.\.", ".*") for w in words)
+    pattern = f"({NUMBER.pattern})".join(re.escape(w).replace(r"\ \.\.\.", ".*").replace(r"\.\.\.", ".*") for w in words)
     match = re.fullmatch(pattern, " ".join(printed.split()))
     if "..." in shown:
         return match is not None

@@ -40,6 +40,8 @@ class HtpBackend(KernelBackend):
     name = "htp"
     title = "Hexagon Tensor Processor (emulated)"
     default_soc = "SM8750"
+    # Open dimensions must be fixed before a model is compiled (onnxruntime docs, QNN Execution Provider).
+    static_shapes = True
 
     def socs(self) -> tuple[Soc, ...]:
         return _socs()

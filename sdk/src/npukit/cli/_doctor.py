@@ -7,18 +7,18 @@ import platform
 import sys
 import tempfile
 from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
 
 from npukit.cli._console import Console
 from npukit.cli._options import registry_from
 
+if TYPE_CHECKING:
+    from npukit.plugins import Registry
+
 SUMMARY = "is this installation in order?"
 
 _NEEDED = ("numpy", "onnx", "pluggy", "attrs", "pyyaml")
-_OPTIONAL = {
-    "onnxruntime": 'pip install "npukit[ort]"',
-    "npukit-cpu": "pip install npukit-cpu",
-    "npukit-htp": "pip install npukit-htp",
-}
+_OPTIONAL = {"onnxruntime": 'pip install "npukit[ort]"'}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -31,8 +31,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     rows += [_library(name, hint) for name, hint in _OPTIONAL.items()]
     rows.append(_temporary())
     if all(row[1] == "ok" for row in rows[1 : 1 + len(_NEEDED)]):
-        for status in registry_from(args).statuses():
-            rows.append((f"plugin {status.name}", status.state, status.distribution, status.cause or _names(status.backends)))
+        rows += _plugins(registry_from(args))
     broken = [name for name, state, _, _ in rows if state == "missing" and name in _NEEDED] + [
         r[0] for r in rows if r[1] == "broken"
     ]
@@ -58,6 +57,16 @@ def _temporary() -> tuple[str, str, str, str]:
         return "temporary files", "ok", "-", tempfile.gettempdir()
     except OSError as error:
         return "temporary files", "broken", "-", str(error)
+
+
+def _plugins(registry: Registry) -> list[tuple[str, str, str, str]]:
+    """The plugins that were found, then the known ones that were not."""
+    from npukit.plugins import KNOWN
+
+    statuses = registry.statuses()
+    rows = [(f"plugin {s.name}", s.state, s.distribution, s.cause or _names(s.backends)) for s in statuses]
+    found = {s.name for s in statuses}
+    return rows + [(f"plugin {name}", "missing", "-", hint) for name, hint in KNOWN.items() if name not in found]
 
 
 def _names(backends: tuple[object, ...]) -> str:

@@ -91,9 +91,9 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
 
 class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
-        from importlib.metadata import version
+        from npukit import __version__
 
-        print(f"npukit {version('npukit')}")
+        print(f"npukit {__version__}")
         parser.exit()
 
 

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 from npukit.plugins.hookspecs import hookimpl
 
 if TYPE_CHECKING:
-    from npukit.plugins.registry import PluginStatus, Registry
+    from npukit.plugins.registry import KNOWN, PluginStatus, Registry
 
-__all__ = ["PluginStatus", "Registry", "hookimpl"]
+__all__ = ["KNOWN", "PluginStatus", "Registry", "hookimpl"]
 
 
 def __getattr__(name: str) -> Any:
     # A plugin module imports hookimpl from here; the registry pulls in the backend room, and with it numpy.
-    if name in ("Registry", "PluginStatus"):
+    if name in ("KNOWN", "PluginStatus", "Registry"):
         from npukit.plugins import registry
 
         return getattr(registry, name)

@@ -32,14 +32,15 @@ def open_session(
 ) -> Session:
     """Load a model on a backend: a Quantized, a Package, or the path of a .dlc or .onnx file.
 
-    Without ``backend`` a package runs where it was made for, a float model on cpu. Encodings that the model carries are used as
+    Without ``backend`` a package runs where it was made for, a float model on cpu; the backend it was made for without a SoC means
+    the SoC it was made for. Encodings that the model carries are used as
     they are; the rest is float.
     """
     registry = registry or Registry.load()
     origin = read_source(source, registry=registry, symbols=symbols, batch=batch)
     made_for = origin.manifest.backend if origin.manifest else ""
     selector = backend or made_for or "cpu"
-    if not backend and made_for and origin.manifest and not soc:
+    if origin.manifest is not None and selector.lower() == made_for and not soc:
         soc = origin.manifest.soc
     chosen, chip = registry.resolve(selector, soc=soc, soc_file=soc_file)
     return _open(chosen, chip, origin)
