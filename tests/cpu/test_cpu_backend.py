@@ -51,7 +51,7 @@ def test_float_is_onnxruntime_on_the_source(images: Array) -> None:
 def test_float_ignores_encodings(quantized: Quantized, images: Array) -> None:
     """float32 says that it ignores encodings, and a model with 4-bit weights gives bit for bit the float results."""
     float_model = Quantized(type(quantized.package)(quantized.package.manifest, quantized.graph, {}), quantized.report)
-    with open_session(quantized, backend="cpu:float32") as with_grids, open_session(float_model, backend="cpu") as without:
+    with open_session(quantized, backend="cpu:float32") as with_grids, open_session(float_model, backend="cpu:float32") as without:
         assert with_grids.ignores_encodings
         np.testing.assert_array_equal(with_grids.run({"image": images})["scores"], without.run({"image": images})["scores"])
 
