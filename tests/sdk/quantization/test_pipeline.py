@@ -201,3 +201,17 @@ def test_float_override_runs_in_float16() -> None:
     """A tensor given as float16 stays so."""
     q = quantized(overrides={"g": Encoding("float16")}, options=nk.Options(strict=False))
     assert q.encodings["g"].dtype == "float16"
+
+
+@pytest.mark.parametrize("per_channel", [True, False])
+def test_bias_fits_into_int32(per_channel: bool) -> None:
+    """A channel of tiny weights with a large bias gets a weight scale that keeps the bias inside int32."""
+    constants = weights(w=(4, 2, 1, 1)) | {"b": np.float32([1000, 0.1, 0, -3])}
+    constants["w"][0] = 1e-6
+    constants["w"] *= 1 if per_channel else 1e-6
+    graph = make_graph([Node("Conv", "c", ("x", "w", "b"), ("y",))], {"x": ("float32", (1, 2, 8, 8))}, ["y"], constants)
+    q = quantized(graph, options=nk.Options(activations="uint16", per_channel=per_channel))
+    codes = constants["b"].astype(np.float64) / q.encodings["b"].steps
+    assert np.abs(codes).max() <= 2**30 * 1.001
+    with nk.Session(q, registry=REGISTRY) as session:
+        assert session.run(DATA[0])["y"].max() == pytest.approx(1000, rel=1e-3)

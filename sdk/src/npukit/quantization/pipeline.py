@@ -309,6 +309,8 @@ class _Task:
             if name not in found:
                 found[name] = self._weight(name)
         for bias, (x, w) in self.plan.derived.items():
+            if w in self.plan.weights and w not in self.given:
+                found[w] = _with_room_for_bias(found.get(x), found[w], self.graph.tensor(bias))
             derived = _derived(found.get(x), found.get(w), self.graph.tensor(bias))
             if derived is not None:
                 found[bias] = derived
@@ -334,6 +336,8 @@ class _Task:
         return conflicts + found
 
 
+# Half of the int32 range for the bias leaves the other half to the products.
+_INT32_ROOM = float(1 << 30)
 _GRIDS = frozenset({"int2", "int4", "int8", "int16", "uint2", "uint4", "uint8", "uint16"})
 
 
@@ -422,6 +426,20 @@ def _unshare_biases(graph: Graph) -> Graph:
 def _range_of(tensor: Tensor) -> Range:
     assert tensor.data is not None  # only constants have no observed range
     return Range(float(tensor.data.min(initial=0)), float(tensor.data.max(initial=0)))
+
+
+def _with_room_for_bias(x: Encoding | None, w: Encoding, bias: Tensor) -> Encoding:
+    """The weight encoding with scales so large that the bias, at input scale x weight scale, fits into int32.
+
+    Channels with tiny weights and 16-bit inputs would overflow otherwise; ONNX Runtime's and AIMET's quantizers do the same.
+    """
+    if x is None or x.is_float or w.granularity not in ("tensor", "channel") or bias.data is None:
+        return w
+    largest = np.abs(bias.data.astype(np.float64)).reshape(-1)
+    least = (largest if w.granularity == "channel" else largest.max(initial=0)) / (float(x.steps) * _INT32_ROOM)
+    if least.shape != w.steps.shape or np.all(least <= w.steps):
+        return w
+    return attrs.evolve(w, scale=np.maximum(w.steps, least))
 
 
 def _derived(x: Encoding | None, w: Encoding | None, bias: Tensor) -> Encoding | None:
