@@ -17,17 +17,16 @@ def _sigmoid(x: Array) -> Array:
     return 0.5 * (np.tanh(0.5 * x) + 1)
 
 
-_ERF = (0.17087277, -0.82215223, 1.48851587, -1.13520398, 0.27886807, -0.18628806, 0.09678418, 0.37409196, 1.00002368)
+_ERF = (1.061405429, -1.453152027, 1.421413741, -0.284496736, 0.254829592, 0.0)
 
 
 def erf(x: Array) -> Array:
-    """The error function to 1.2e-7 (Numerical Recipes, erfcc: a Chebyshev fit of erfc)."""
-    t = 1 / (1 + 0.5 * np.abs(x))
+    """The error function to 1.5e-7 (Abramowitz and Stegun, Handbook of Mathematical Functions, 1964, formula 7.1.26)."""
+    t = 1 / (1 + 0.3275911 * np.abs(x))
     series = np.zeros_like(t)
     for c in _ERF:
         series = series * t + c
-    tail = t * np.exp(-x * x - 1.26551223 + t * series)
-    return np.sign(x) * (1 - tail)
+    return np.sign(x) * (1 - series * np.exp(-x * x))
 
 
 def _gelu(node: Node) -> ArrayFunction:
