@@ -215,3 +215,12 @@ def test_bias_fits_into_int32(per_channel: bool) -> None:
     assert np.abs(codes).max() <= 2**30 * 1.001
     with nk.Session(q, registry=REGISTRY) as session:
         assert session.run(DATA[0])["y"].max() == pytest.approx(1000, rel=1e-3)
+
+
+def test_overflow_is_no_signal() -> None:
+    """A float16 model that overflows compares as minus infinity, without warnings."""
+    nodes = [Node("Mul", "m", ("x", "k"), ("h",)), Node("Mul", "d", ("h", "k"), ("y",))]
+    graph = make_graph(nodes, {"x": ("float32", (1, 2, 8, 8))}, ["y"], {"k": np.float32(1000)})
+    q = quantized(graph, options=nk.Options(activations="float16"))
+    found = compare(q, backends=["htp"], data=DATA, registry=REGISTRY)
+    assert found.outputs[0].sqnr["htp"] == -np.inf

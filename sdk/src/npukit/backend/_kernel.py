@@ -132,7 +132,9 @@ class _Interpreter(Session):
         wanted = set(tensors)
         found = {name: values[name].real() for name in wanted if name in values}
         for index, node in enumerate(graph.nodes):
-            results = self._step(node, tuple(values[n] if n else None for n in node.inputs), self._memo[index])
+            # What overflows or is undefined becomes infinite, NaN or saturates, as on the chip; numpy need not warn of it.
+            with np.errstate(all="ignore"):
+                results = self._step(node, tuple(values[n] if n else None for n in node.inputs), self._memo[index])
             for name, value in zip(node.outputs, results, strict=False):
                 values[name] = value
                 if name in wanted:

@@ -217,4 +217,5 @@ class _Meter:
 def _decibel(signal: float, noise: float) -> float:
     if noise == 0:
         return float("inf")
-    return float("-inf") if signal == 0 else 10 * float(np.log10(signal / noise))
+    # A tensor that overflowed on the way (float16, say) has no signal left.
+    return float("-inf") if signal == 0 or not np.isfinite(noise) else 10 * float(np.log10(signal / noise))
