@@ -29,9 +29,9 @@ class NpukitError(Exception):
     default_code: ClassVar[str] = "error"
 
     def __init__(self, message: str, *, hint: str = "", code: str = "") -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+        self.message = printable(message)
+        self.hint = printable(hint)
+        super().__init__(self.message)
         self.code = code or self.default_code
 
     def __str__(self) -> str:
@@ -83,6 +83,11 @@ class PluginError(UsageError):
     """A plugin failed to import, or something it needs is not installed."""
 
     default_code = "plugin"
+
+
+def printable(text: str) -> str:
+    """``text`` with line breaks and control characters escaped: names come from files, and a message is one harmless line."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -10,7 +10,7 @@ import attrs
 import yaml
 
 from npukit.encoding import Encoding
-from npukit.errors import PluginError
+from npukit.errors import PluginError, printable
 
 
 def _names(value: Iterable[str]) -> frozenset[str]:
@@ -130,7 +130,7 @@ class Problem:
 
     def __str__(self) -> str:
         where = f"node '{self.node}' ({self.op})" + (f", tensor '{self.tensor}'" if self.tensor else "")
-        return f"{self.severity}: {where}: {self.message} [{self.rule}]" + (f"; {self.hint}" if self.hint else "")
+        return printable(f"{self.severity}: {where}: {self.message} [{self.rule}]" + (f"; {self.hint}" if self.hint else ""))
 
 
 def load_constraints(path: Path) -> tuple[OpConstraint, ...]:

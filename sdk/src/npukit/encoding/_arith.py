@@ -29,9 +29,9 @@ def spread(values: Array, encoding: Encoding, shape: tuple[int, ...]) -> Array:
     """
     if encoding.axis is None:
         return values.reshape(())
-    axis = encoding.axis % len(shape) if shape else 0
-    if not shape or values.ndim not in (1, len(shape)):
+    if not -len(shape) <= encoding.axis < len(shape) or values.ndim not in (1, len(shape)):
         raise EncodingError(f"an encoding on axis {encoding.axis} does not fit a tensor of shape {list(shape)}")
+    axis = encoding.axis % len(shape)
     if encoding.block_size is not None:
         return _spread_blocks(values, encoding.block_size, axis, shape)
     flat = values.reshape(-1)
@@ -42,14 +42,15 @@ def spread(values: Array, encoding: Encoding, shape: tuple[int, ...]) -> Array:
 
 def _spread_blocks(values: Array, size: int, axis: int, shape: tuple[int, ...]) -> Array:
     expected = [-(-d // size) if i == axis else d for i, d in enumerate(shape)]
-    if any(v not in (1, e) for v, e in zip(values.shape, expected, strict=True)) or values.shape[axis] != expected[axis]:
+    fits = values.ndim == len(shape) and all(v in (1, e) for v, e in zip(values.shape, expected, strict=True))
+    if not fits or values.shape[axis] != expected[axis]:
         raise EncodingError(f"blocks of shape {list(values.shape)} and size {size} do not fit a tensor of shape {list(shape)}")
     repeated = np.repeat(values, size, axis=axis)
     return np.take(repeated, np.arange(shape[axis]), axis=axis)
 
 
 def quantize(values: Array, encoding: Encoding) -> Array:
-    """Codes of real values: rint(x / scale) + zero_point, saturated (ONNX QuantizeLinear, ties to even).
+    """Codes of real values: rint(x / scale) + zero_point, saturated (ONNX QuantizeLinear, ties to even); NaN gives the lowest.
 
     ``values``: any shape, float. Returns an integer array of the encoding's container type. Raises EncodingError for a float
     encoding.
@@ -57,8 +58,8 @@ def quantize(values: Array, encoding: Encoding) -> Array:
     # float32 holds every code of up to 16 bits; 32-bit codes need float64.
     kind: Any = np.float32 if encoding.bits <= 16 else np.float64
     scale = spread(encoding.steps, encoding, values.shape).astype(kind)
-    codes = np.divide(values, scale, dtype=kind)
-    codes = np.asarray(codes)
+    with np.errstate(over="ignore"):  # an infinite quotient saturates like a large one
+        codes = np.asarray(np.divide(values, scale, dtype=kind))
     zeros = spread(encoding.zeros, encoding, values.shape).astype(kind)
     if encoding.zeros.dtype.kind == "f":  # a grid shifted by a fraction of a step
         codes += zeros - np.floor(zeros)
@@ -66,6 +67,8 @@ def quantize(values: Array, encoding: Encoding) -> Array:
     np.rint(codes, out=codes)
     codes += zeros
     np.clip(codes, encoding.qmin, encoding.qmax, out=codes)
+    if np.isnan(codes.min(initial=0)):  # as in ONNX Runtime; a cast of NaN depends on the machine
+        codes[np.isnan(codes)] = encoding.qmin
     return codes.astype(container(encoding))
 
 
@@ -105,9 +108,17 @@ def encoding_for_range(
     """
     if dtype in FLOAT_BITS:
         return Encoding(dtype, origin=origin)
+    scale, zero = _grid(low, high, dtype, symmetric)
+    return Encoding(dtype, scale, zero, axis=axis, symmetric=symmetric, origin=origin)
+
+
+def _grid(low: Any, high: Any, dtype: str, symmetric: bool) -> tuple[Array, Array]:
+    """Scale and zero point for ranges of any shape."""
     if dtype not in INT_BITS:
         raise EncodingError(f"unknown encoding type '{dtype}'")
     low, high = np.asarray(low, np.float64), np.asarray(high, np.float64)
+    if low.size == 0 or not (low.shape == high.shape or 1 in (low.size, high.size)):
+        raise EncodingError(f"a range needs as many lower as upper ends, at least one, found {low.size} and {high.size}")
     if not (np.all(np.isfinite(low)) and np.all(np.isfinite(high))) or np.any(low > high):
         raise EncodingError(f"a range must be finite and ordered, found [{np.min(low)}, {np.max(high)}]")
     low, high = np.minimum(low, 0.0), np.maximum(high, 0.0)
@@ -115,14 +126,20 @@ def encoding_for_range(
     qmin = -(1 << (bits - 1)) if signed else 0
     if symmetric:
         widest = np.maximum(np.maximum(-low, high), MIN_RANGE / 2)
-        scale = (widest / max((1 << (bits - 1)) - 1, 1)).astype(np.float32)
-        zero = np.full(scale.shape, 0 if signed else 1 << (bits - 1), np.int64)
+        wide = widest / max((1 << (bits - 1)) - 1, 1)
+        zero = np.full(wide.shape, 0 if signed else 1 << (bits - 1), np.int64)
     else:
         high = np.maximum(high, low + MIN_RANGE)
         levels = (1 << bits) - 1
-        scale = ((high - low) / levels).astype(np.float32)
-        zero = np.clip(np.rint(qmin - low / scale.astype(np.float64)), qmin, qmin + levels).astype(np.int64)
-    return Encoding(dtype, scale, zero, axis=axis, symmetric=symmetric, origin=origin)
+        wide = (high - low) / levels
+        zero = np.clip(np.rint(qmin - low / _narrow(wide)), qmin, qmin + levels).astype(np.int64)
+    return _narrow(wide), zero
+
+
+def _narrow(scale: Array) -> Array:
+    """Scales as float32; beyond its range they become infinite, which Encoding refuses."""
+    with np.errstate(over="ignore"):
+        return scale.astype(np.float32)
 
 
 def encoding_for_weights(
@@ -139,14 +156,17 @@ def encoding_for_weights(
 
     ``granularity``: "tensor"; "channel" (one scale per index of ``axis``); "block" (one scale per ``block_size`` values along
     ``axis``, separately for every other index); "lpbq" (the same, block scales being integers 1..16 times a float scale per
-    channel of all other indices; symmetric only).
+    channel of all other indices; symmetric only). Raises EncodingError for a granularity or axis that does not exist, and for data
+    that is not finite.
     """
     if dtype in FLOAT_BITS:
         return Encoding(dtype, origin=origin)
     if granularity == "tensor":
         return encoding_for_range(data.min(initial=0), data.max(initial=0), dtype, symmetric=symmetric, origin=origin)
-    if axis is None:
-        raise EncodingError(f"granularity '{granularity}' needs an axis")
+    if granularity not in ("channel", "block", "lpbq"):
+        raise EncodingError(f"granularity '{granularity}' is not tensor, channel, block or lpbq")
+    if axis is None or not -data.ndim <= axis < data.ndim:
+        raise EncodingError(f"granularity '{granularity}' needs an axis of a tensor of shape {list(data.shape)}, found {axis}")
     axis %= data.ndim
     if granularity == "channel":
         others = tuple(d for d in range(data.ndim) if d != axis)
@@ -156,14 +176,12 @@ def encoding_for_weights(
         raise EncodingError(f"granularity '{granularity}' needs a block size of at least 1")
     starts = np.arange(0, data.shape[axis], block_size)
     low, high = np.minimum.reduceat(data, starts, axis), np.maximum.reduceat(data, starts, axis)
-    blocks = encoding_for_range(low, high, dtype, symmetric=symmetric, origin=origin)
-    scale, factors = blocks.steps, None
+    scale, zero = _grid(low, high, dtype, symmetric)
+    factors = None
     if granularity == "lpbq":
         if not symmetric:
             raise EncodingError("LPBQ weights are symmetric")
         channel = (scale.max(axis=axis, keepdims=True) / LPBQ_STEPS).astype(np.float32)
         factors = np.clip(np.rint(scale / channel), 1, LPBQ_STEPS).astype(np.int64)
         scale = (channel * factors).astype(np.float32)
-    return Encoding(
-        dtype, scale, blocks.zeros, axis=axis, block_size=block_size, block_scale=factors, symmetric=symmetric, origin=origin
-    )
+    return Encoding(dtype, scale, zero, axis=axis, block_size=block_size, block_scale=factors, symmetric=symmetric, origin=origin)

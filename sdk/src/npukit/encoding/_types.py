@@ -16,15 +16,27 @@ INT_BITS = {f"{sign}int{bits}": bits for sign in ("", "u") for bits in (2, 4, 8,
 FLOAT_BITS = {"float16": 16, "bfloat16": 16, "float32": 32}
 
 
+def _numbers(value: Any, what: str) -> Array:
+    try:
+        return np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError):
+        raise EncodingError(f"{what} must be numbers in a regular array") from None
+
+
 def _as_scale(value: Any) -> Array | None:
-    return None if value is None else np.asarray(value, dtype=np.float32)
+    if value is None:
+        return None
+    with np.errstate(over="ignore"):  # beyond float32 it becomes infinite, which is refused
+        return _numbers(value, "scales").astype(np.float32)
 
 
 def _as_zero_point(value: Any) -> Array | None:
     """Integers, except for grids shifted by half a step (2-bit weights at -1.5, -0.5, 0.5, 1.5 steps, as AIMET has them)."""
     if value is None:
         return None
-    found = np.asarray(value, dtype=np.float64)
+    found = _numbers(value, "zero points and block scales")
+    if not np.all(np.abs(found) <= 2.0**53):
+        raise EncodingError("zero points and block scales must be finite and below 2^53")
     return found.astype(np.int64) if np.all(found == np.rint(found)) else found
 
 
@@ -65,14 +77,31 @@ class Encoding:
             raise EncodingError(f"a {self.dtype} encoding needs a scale")
         if not np.all(np.isfinite(self.scale)) or not np.all(self.scale > 0):
             raise EncodingError(f"a scale must be finite and above 0, found {float(np.min(self.scale))}")
+        self._check_form(self.scale)
         zero = np.zeros(self.scale.shape, np.int64) if self.zero_point is None else self.zero_point
-        if zero.shape != self.scale.shape:
-            zero = np.broadcast_to(zero, self.scale.shape)
+        if zero.size not in (1, self.scale.size):
+            raise EncodingError(f"{self.scale.size} scales, but {zero.size} zero points")
         if np.any(zero < self.qmin) or np.any(zero > self.qmax):
             raise EncodingError(
                 f"a zero point of {self.dtype} lies in [{self.qmin}, {self.qmax}], found {zero.min()}..{zero.max()}"
             )
-        object.__setattr__(self, "zero_point", zero)
+        # A tensor with one grid has a scale without dimensions, however it was given.
+        shape = () if self.axis is None else self.scale.shape
+        object.__setattr__(self, "scale", self.scale.reshape(shape))
+        full = np.broadcast_to(zero.reshape(-1), self.scale.size) if zero.shape != self.scale.shape else zero
+        object.__setattr__(self, "zero_point", full.reshape(shape))
+
+    def _check_form(self, scale: Array) -> None:
+        """Axis, block size and number of scales fit together."""
+        if not isinstance(self.axis, int | np.integer | None) or not isinstance(self.block_size, int | np.integer | None):
+            raise EncodingError(f"axis and block size are integers, found {self.axis!r} and {self.block_size!r}")
+        if scale.size == 0 or (self.axis is None and scale.size != 1):
+            raise EncodingError(f"{scale.size} scales need an axis" if scale.size else "an encoding needs a scale, found none")
+        if self.block_size is not None and (self.block_size < 1 or self.axis is None):
+            raise EncodingError(f"blocks have at least 1 value along an axis, found size {self.block_size} on axis {self.axis}")
+        factors = self.block_scale
+        if factors is not None and (factors.shape != scale.shape or factors.dtype.kind == "f" or np.any(factors < 1)):
+            raise EncodingError("block scales must be integers above 0, one for each scale")
 
     @property
     def is_float(self) -> bool:

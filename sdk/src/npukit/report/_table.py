@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from npukit.errors import printable
 from npukit.report._numbers import number
 
 _GAP = "  "
@@ -47,13 +48,6 @@ def _terminal_width() -> int | None:
 def _lines(cell: Any) -> list[str]:
     text = number(cell) if cell is None or isinstance(cell, float) else str(cell)
     return [printable(line) for line in text.split("\n")]
-
-
-def printable(text: str) -> str:
-    """``text`` with every character that does not print (escape sequences, line breaks) written as its Python escape."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def _shrink(widths: list[int], room: int) -> list[int]:

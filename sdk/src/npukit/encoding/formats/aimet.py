@@ -17,6 +17,7 @@ from typing import Any
 import attrs
 import numpy as np
 
+from npukit.encoding._arith import spread
 from npukit.encoding._types import FLOAT_BITS, INT_BITS, Array, Encoding
 from npukit.errors import EncodingError, UsageError, did_you_mean
 from npukit.graph import Graph
@@ -131,13 +132,16 @@ def _entries(document: Mapping[str, Any], version: str) -> Iterator[tuple[str, s
 def _read_entry(entry: Any, name: str, graph: Graph, version: str) -> Encoding:
     read: dict[str, Callable[[Any, str, Graph], Encoding]] = {"0.6.1": _read_061, "1.0.0": _read_100, "2.0.0": _read_200}
     try:
-        return read[version](entry, name, graph).with_origin("override")
+        encoding = read[version](entry, name, graph).with_origin("override")
+        if encoding.axis is not None:
+            spread(encoding.steps, encoding, _constant_shape(graph, name))  # raises when the scales do not fit
+        return encoding
     except EncodingError as error:
-        message = error.message if name in error.message else f"tensor '{name}': {error.message}"
+        message = error.message if f"'{name}'" in error.message else f"tensor '{name}': {error.message}"
         raise EncodingError(message, hint=error.hint) from None
     except KeyError as error:
         raise EncodingError(f"tensor '{name}': the key {error} is missing") from None
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, ArithmeticError) as error:
         raise EncodingError(f"tensor '{name}': {error}") from None
 
 
@@ -178,7 +182,8 @@ def _read_100(entry: Entry, name: str, graph: Graph) -> Encoding:
         raise EncodingError(f"{scale.size} scales, but {offset.size} offsets")
     symmetric = bool(entry["is_sym"])
     if kind == "LPBQ":
-        bits, offset = int(entry["compressed_bw"]), offset * 0 - (1 << (int(entry["compressed_bw"]) - 1))
+        bits = _checked_bits(int(entry["compressed_bw"]))
+        offset = np.full(offset.shape, -(1 << (bits - 1)), np.float64)
     shift = np.array(entry.get("zero_point_shift", 0.0), np.float64)
     dtype, zero = _unsigned_grid(graph, name, bits, symmetric, offset + shift)
     if kind == "PER_TENSOR":
@@ -206,7 +211,7 @@ def _read_200(entry: Entry, name: str, graph: Graph) -> Encoding:
     factors = None
     if "per_block_int_scale" in entry:
         factors = np.array(entry["per_block_int_scale"], np.int64)
-        scale: Array = np.array(entry["per_channel_float_scale"], np.float32) * factors
+        scale: Array = _float32(np.array(entry["per_channel_float_scale"], np.float64)) * factors
     else:
         scale = np.array(entry["y_scale"], np.float64)
     zero = entry.get("y_zero_point")
@@ -232,8 +237,19 @@ def _float_type(bits: int) -> str:
 def _unsigned_grid(graph: Graph, name: str, bits: int, symmetric: bool, offset: Array) -> tuple[str, Array]:
     """Type and zero point for an offset on the unsigned grid: symmetric parameters are signed, everything else unsigned."""
     signed = symmetric and _is_parameter(graph, name)
-    qmin = -(1 << (bits - 1)) if signed else 0
+    qmin = -(1 << (_checked_bits(bits) - 1)) if signed else 0
     return f"{'' if signed else 'u'}int{bits}", qmin - offset
+
+
+def _float32(values: Array) -> Array:
+    with np.errstate(over="ignore"):  # Encoding refuses what became infinite
+        return values.astype(np.float32)
+
+
+def _checked_bits(bits: int) -> int:
+    if bits not in INT_BITS.values():
+        raise EncodingError(f"integers of {bits} bits are not known", hint=f"one of {sorted(set(INT_BITS.values()))}")
+    return bits
 
 
 def _is_parameter(graph: Graph, name: str) -> bool:
@@ -300,6 +316,8 @@ def _blocks(
     factors: Array | None,
 ) -> Encoding:
     """An encoding from flat lists of per-block values; LPBQ has one float scale per channel and integer ``factors``."""
+    if size < 1:
+        raise EncodingError(f"a block size is at least 1, found {size}")
     full = [1] * len(shape)
     full[axis], full[block_axis] = shape[axis], -(-shape[block_axis] // size)
     wanted = (scale if factors is None else factors).size
@@ -314,7 +332,7 @@ def _blocks(
     if factors is None:
         return Encoding(dtype, unflat(scale), unflat(zero), axis=block_axis, block_size=size, symmetric=symmetric)
     blocks = unflat(factors)
-    channels = scale.astype(np.float32).reshape([-1 if d == axis else 1 for d in range(len(shape))])
+    channels = _float32(scale).reshape([-1 if d == axis else 1 for d in range(len(shape))])
     return Encoding(dtype, channels * blocks, axis=block_axis, block_size=size, block_scale=blocks, symmetric=symmetric)
 
 
