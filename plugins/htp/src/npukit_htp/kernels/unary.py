@@ -26,7 +26,7 @@ def erf(x: Array) -> Array:
     series = np.zeros_like(t)
     for c in _ERF:
         series = series * t + c
-    return np.sign(x) * (1 - series * np.exp(-x * x))
+    return np.asarray(np.sign(x) * (1 - series * np.exp(-x * x)))
 
 
 def _gelu(node: Node) -> ArrayFunction:
