@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from npukit.backend.ort import OrtModel
-from npukit.graph import Graph, Node, check_graph, fold_batch_norm, fold_constants, load, make_graph, remove_dead_nodes
+from npukit.graph import Graph, Node, Tensor, check_graph, fold_batch_norm, fold_constants, load, make_graph, remove_dead_nodes
 
 RNG = np.random.default_rng(0)
 
@@ -78,6 +78,19 @@ def test_batch_norm_stays(why: str) -> None:
     ends = {"second reader": ["y", "z"], "graph output": ["y", "c"], "no conv": ["y"]}[why]
     graph = make_graph(nodes, {"x": ("float32", (1, 4, 8, 8))}, ends, arrays(w=(4, 4, 3, 3)) | norm_parameters(4))
     assert len(fold_batch_norm(graph).nodes) == len(nodes)
+
+
+@pytest.mark.parametrize("broken", ["three parameters", "wrong size"])
+def test_malformed_batch_norm_stays(broken: str) -> None:
+    """A batch norm with a parameter too few, or of the wrong size, is left for shape checks to refuse; nothing crashes."""
+    good = Node("BatchNormalization", "bn", ("c", *NORM), ("y",))
+    conv = Node("Conv", "n", ("x", "w"), ("c",))
+    graph = make_graph([conv, good], {"x": ("float32", (1, 4, 8, 8))}, ["y"], arrays(w=(4, 4, 3, 3)) | norm_parameters(4))
+    if broken == "wrong size":
+        graph = graph.with_tensors([Tensor.constant("mean", np.zeros(3, np.float32))])
+    else:
+        graph = graph.evolve(nodes=(conv, Node("BatchNormalization", "bn", ("c", *NORM[:3]), ("y",))))
+    assert [n.op for n in fold_batch_norm(graph).nodes] == ["Conv", "BatchNormalization"]
 
 
 def test_shared_weight_keeps_its_values() -> None:

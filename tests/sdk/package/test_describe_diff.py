@@ -28,6 +28,13 @@ def weights(*shape: int) -> Any:
         (Node("MatMul", "n", ("x", "w"), ("y",)), (2, 3, 4, 5), {"w": weights(5, 6)}, 2 * 3 * 4 * 5 * 6),
         (Node("Relu", "n", ("x",), ("y",)), (2, 3), {}, 0),
         (Node("MatMul", "n", ("x", "w"), ("y",)), ("n", 5), {"w": weights(5, 6)}, 30),
+        (Node("Einsum", "n", ("x", "w"), ("y",), {"equation": "bij,jk->bik"}), (2, 3, 4), {"w": weights(4, 5)}, 120),
+        (
+            Node("LSTM", "n", ("x", "w", "r"), ("y",), {"hidden_size": 6}),
+            (7, 2, 5),
+            {"w": weights(1, 24, 5), "r": weights(1, 24, 6)},
+            7 * 2 * 24 * (5 + 6),
+        ),
     ],
 )
 def test_macs(node: Node, shape: tuple[Any, ...], constants: dict[str, Any], macs: int) -> None:
@@ -67,3 +74,32 @@ def test_diff() -> None:
     found = diff_packages(one, Package(Manifest("aic", "SM8750"), changed, {"x": Encoding("uint8", 0.2)}))
     assert {d.kind for d in found} == {"manifest", "layer", "attribute", "output", "shape", "weight", "encoding"}
     assert "12 of 12 values differ" in diff_text(found)
+
+
+def test_unknown_macs() -> None:
+    """An op outside the standard domain has an unknown cost, and the total says that it is a lower bound."""
+    graph = model()
+    graph = graph.evolve(nodes=(graph.nodes[0], attrs.evolve(graph.nodes[1], domain="custom")))
+    info = describe(graph)
+    assert [layer.macs for layer in info.layers] == [12, None]
+    assert "at least 12 MACs" in info_text(info)
+
+
+def test_hostile_names() -> None:
+    """Escape sequences in the manifest do not reach the terminal."""
+    text = info_text(describe(model(), {}, Manifest("htp", history=("\x1b[2J",), source_name="\x1b[31m")))
+    assert "\x1b" not in text
+
+
+def test_diff_of_nan() -> None:
+    """NaN weights equal themselves; a subgraph that differs is seen."""
+    graph = model().with_tensors([Tensor.constant("w", np.full((4, 3), np.nan, np.float32))])
+    one = Package(Manifest(), graph, {})
+    assert diff_packages(one, one) == ()
+    body = model()
+    other = body.evolve(nodes=(body.nodes[0], attrs.evolve(body.nodes[1], op="Sigmoid")))
+    first, second = (
+        Package(Manifest(), graph.evolve(nodes=(attrs.evolve(graph.nodes[0], attributes={"body": inner}),)), {})
+        for inner in (body, other)
+    )
+    assert [(d.name, d.first, d.second) for d in diff_packages(first, second)] == [("mm: body: r: op", "Relu", "Sigmoid")]

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import heapq
 import logging
+import math
 import os
-import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+import secrets
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import onnx
@@ -96,21 +98,29 @@ def source_hash(path: str | os.PathLike[str]) -> str:
 
 def write_atomic(target: Path, pieces: Iterable[bytes]) -> None:
     """Write ``pieces`` to a temporary file beside ``target`` and rename it. Raises UsageError when that is not possible."""
+    with open_atomic(target) as file:
+        for piece in pieces:
+            file.write(piece)
+
+
+@contextmanager
+def open_atomic(target: Path) -> Iterator[BinaryIO]:
+    """A new file that becomes ``target`` when the block ends well, and vanishes otherwise.
+
+    Raises UsageError when it cannot be written, and for a target that is there and is no regular file (a folder, a device).
+    """
+    if target.exists() and not target.is_file():
+        raise UsageError(f"cannot write {target}: it is not a regular file")
+    part = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
     try:
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+        with open(part, "xb") as file:
+            yield file
+        part.replace(target)
     except OSError as error:
-        raise UsageError(f"cannot write {target}: {error.strerror}") from None
-    try:
-        with os.fdopen(handle, "wb") as file:
-            for piece in pieces:
-                file.write(piece)
-        os.chmod(name, 0o644)
-        os.replace(name, target)
-    except OSError as error:
-        Path(name).unlink(missing_ok=True)
-        raise UsageError(f"cannot write {target}: {error.strerror}") from None
+        part.unlink(missing_ok=True)
+        raise UsageError(f"cannot write {target}: {error.strerror or error}") from None
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
         raise
 
 
@@ -480,9 +490,18 @@ def _elem_type(dtype: str) -> int:
 def _constant(proto: TensorProto, external: Any) -> Tensor:
     dtype, shape = dtype_name(proto.data_type), tuple(proto.dims)
     if not external_data_helper.uses_external_data(proto):
-        return Tensor(proto.name, dtype, shape, numpy_helper.to_array(proto))
+        return Tensor(proto.name, dtype, shape, _inline(proto))
     entry = {e.key: e.value for e in proto.external_data}
     return Tensor(proto.name, dtype, shape, external(entry, proto))
+
+
+def _inline(proto: TensorProto) -> Array:
+    """The values of a tensor that stands in the model itself; onnx would look for others relative to the working directory."""
+    if external_data_helper.uses_external_data(proto):
+        raise ModelError(f"tensor '{proto.name}' is in another file, which only initializers may be")
+    if any(d < 0 for d in proto.dims):
+        raise ModelError(f"tensor '{proto.name}' has the negative dimensions {list(proto.dims)}")
+    return numpy_helper.to_array(proto)
 
 
 def _numpy_dtype(proto: TensorProto) -> np.dtype[Any]:
@@ -490,7 +509,7 @@ def _numpy_dtype(proto: TensorProto) -> np.dtype[Any]:
 
 
 def _byte_count(proto: TensorProto) -> int:
-    count = int(np.prod(proto.dims, dtype=np.int64))
+    count = math.prod(map(int, proto.dims))  # exact: a damaged file may claim any dimensions
     bits = {"int4": 4, "uint4": 4, "int2": 2, "uint2": 2}.get(dtype_name(proto.data_type))
     return count * _numpy_dtype(proto).itemsize if bits is None else -(-count * bits // 8)
 
@@ -519,7 +538,7 @@ def _external_slice(entry: Mapping[str, str], proto: TensorProto, location: str,
     except ValueError:
         raise ModelError(f"tensor '{proto.name}' has a damaged external data entry") from None
     need = _byte_count(proto)
-    if offset < 0 or (size and size != need) or offset + need > base.size:
+    if min(offset, *proto.dims, 0) < 0 or (size and size != need) or offset + need > base.size:
         raise ModelError(f"tensor '{proto.name}' needs {need} bytes at {offset} of '{location}', which has {base.size}")
     piece = base[offset : offset + need]
     if dtype_name(proto.data_type) in ("int4", "uint4", "int2", "uint2"):
@@ -531,7 +550,7 @@ def _external_slice(entry: Mapping[str, str], proto: TensorProto, location: str,
 def _constant_value(node: onnx.NodeProto) -> Array:
     for attr in node.attribute:
         if attr.name == "value":
-            return numpy_helper.to_array(attr.t)
+            return _inline(attr.t)
         if attr.name in ("value_float", "value_floats"):
             return np.asarray(helper.get_attribute_value(attr), np.float32)
         if attr.name in ("value_int", "value_ints"):
@@ -551,7 +570,7 @@ def _attribute_value(attr: onnx.AttributeProto, external: Any) -> Any:
     if attr.type == onnx.AttributeProto.GRAPH:
         return _build_graph(onnx.ModelProto(graph=attr.g), external)
     if attr.type == onnx.AttributeProto.TENSOR:
-        return numpy_helper.to_array(attr.t)
+        return _inline(attr.t)
     return _plain(helper.get_attribute_value(attr))
 
 
@@ -559,7 +578,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
     if isinstance(value, TensorProto):
-        return numpy_helper.to_array(value)
+        return _inline(value)
     if isinstance(value, (str, int, float)):
         return value
     return tuple(_plain(v) for v in value)

@@ -1,63 +1,34 @@
 """Reading and writing .dlc files.
 
-A .dlc is a zip of four members: manifest.json, model.onnx, weights.bin (the large constants of the model, stored uncompressed so
-that they can be memory-mapped in place) and encodings.json. Equal packages give equal bytes.
+A .dlc is a zip of four members: manifest.json, encodings.json, model.onnx and weights.bin (the large constants of the model).
+Nothing is compressed: the weights can be memory-mapped in place, equal packages give equal bytes whatever the zlib, and a member
+can never unpack to more than the file holds.
 """
 
 from __future__ import annotations
 
-import io
-import json
-import math
 import os
 import struct
 import zipfile
-import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import attrs
-import numpy as np
 
-from npukit.encoding import Array, Encoding
+from npukit.encoding import Encoding
 from npukit.errors import NpukitError, PackageError, UsageError
-from npukit.graph import Graph, load_split, serialize_split, write_atomic
+from npukit.graph import Graph, check_graph, load_split, open_atomic, serialize_split
+from npukit.package._codec import dump_json, encodings_from_json, encodings_to_json, parse_json
+from npukit.package._manifest import Manifest, manifest_from_json, manifest_to_json
 
-FORMAT_VERSION = 1
-MANIFEST, MODEL, WEIGHTS, ENCODINGS = "manifest.json", "model.onnx", "weights.bin", "encodings.json"
-_MEMBERS = (MANIFEST, MODEL, WEIGHTS, ENCODINGS)
-# Everything but the weights is small; a member that claims more than this is refused before it is unpacked.
-_MAX_MEMBER = 256 << 20
-_MAX_RATIO = 200
-# What zipfile, zlib, json and numpy raise on bytes that are not what they should be.
-_DAMAGE = (
-    zipfile.BadZipFile,
-    zlib.error,
-    struct.error,
-    ArithmeticError,
-    EOFError,
-    LookupError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
+MANIFEST, ENCODINGS, MODEL, WEIGHTS = "manifest.json", "encodings.json", "model.onnx", "weights.bin"
+# The most bytes a member may have: JSON grows about tenfold in memory, protobuf ends at 2 GB.
+_LIMITS: Mapping[str, float] = {MANIFEST: 16 << 20, ENCODINGS: 256 << 20, MODEL: 2 << 30, WEIGHTS: float("inf")}
+# What zipfile and numpy raise on bytes that are not what they should be.
+_DAMAGE = (zipfile.BadZipFile, struct.error, ArithmeticError, EOFError, LookupError, RuntimeError, TypeError, ValueError)
 _EPOCH = (1980, 1, 1, 0, 0, 0)
-
-
-@attrs.frozen
-class Manifest:
-    """Where a package comes from: backend and SoC it was made for, options, seed, source, and the commands that made it."""
-
-    backend: str = ""
-    soc: str = ""
-    options: Mapping[str, Any] = attrs.field(factory=dict)
-    seed: int = 0
-    source_name: str = ""
-    source_hash: str = ""
-    history: tuple[str, ...] = ()
-    npukit_version: str = "0.1.0"
-    format_version: int = FORMAT_VERSION
+_ALIGNMENT = 64
+_CHUNK = 1 << 20
 
 
 @attrs.frozen(eq=False)
@@ -82,27 +53,28 @@ def is_package(path: str | os.PathLike[str]) -> bool:
 
 
 def write_package(package: Package, path: str | os.PathLike[str]) -> None:
-    """Write a package; nothing is left behind when that fails. Raises UsageError when the target cannot be written."""
-    model, pieces = serialize_split(package.graph, WEIGHTS)
-    manifest = attrs.asdict(package.manifest) | {"origin_names": {k: list(v) for k, v in package.graph.origin_names.items()}}
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        _add(archive, MANIFEST, json.dumps(manifest, indent=1, sort_keys=True).encode(), zipfile.ZIP_DEFLATED)
-        encodings = {name: _encoding_json(e) for name, e in package.encodings.items()}
-        _add(archive, ENCODINGS, json.dumps(encodings, sort_keys=True).encode(), zipfile.ZIP_DEFLATED)
-        _add(archive, MODEL, model, zipfile.ZIP_DEFLATED)
-        # The weights start at a multiple of 64 bytes, so that the memory map is aligned: pad the local header's extra field.
-        header = 30 + len(WEIGHTS)
-        gap = -(buffer.tell() + header + 4) % 64
-        extra = struct.pack("<HH", 0x6E70, gap) + bytes(gap)
-        _add(archive, WEIGHTS, b"".join(pieces), zipfile.ZIP_STORED, extra)
-    write_atomic(Path(path), [buffer.getvalue()])
+    """Write a package; nothing is left behind when that fails.
+
+    Raises UsageError when the target cannot be written, EncodingError when an encoding does not fit its tensor.
+    """
+    encodings = encodings_to_json(package.encodings, package.graph)
+    manifest = manifest_to_json(package.manifest, package.graph.origin_names)
+    model, weights = serialize_split(package.graph, WEIGHTS)
+    members = {MANIFEST: [dump_json(manifest)], ENCODINGS: [dump_json(encodings)], MODEL: [model], WEIGHTS: weights}
+    with open_atomic(Path(path)) as file, zipfile.ZipFile(file, "w") as archive:
+        for name, pieces in members.items():
+            _add(archive, name, pieces, file.tell())
 
 
-def _add(archive: zipfile.ZipFile, name: str, data: bytes, method: int, extra: bytes = b"") -> None:
+def _add(archive: zipfile.ZipFile, name: str, pieces: Sequence[bytes], position: int) -> None:
+    """Store a member whose bytes start at a multiple of 64, for which the local header gets an extra field of zeros."""
+    # 30 bytes of header, 20 of sizes beyond 4 GB (always there, so that the gap is known), 4 that start the extra field.
+    gap = -(position + 30 + len(name) + 20 + 4) % _ALIGNMENT
     info = zipfile.ZipInfo(name, _EPOCH)
-    info.compress_type, info.extra, info.external_attr = method, extra, 0o644 << 16
-    archive.writestr(info, data)
+    info.extra, info.external_attr = struct.pack("<HH", 0x6E70, gap) + bytes(gap), 0o644 << 16
+    with archive.open(info, "w", force_zip64=True) as member:
+        for piece in pieces:
+            member.write(piece)
 
 
 def read_package(path: str | os.PathLike[str]) -> Package:
@@ -112,124 +84,69 @@ def read_package(path: str | os.PathLike[str]) -> Package:
         return _read(target)
     except FileNotFoundError:
         raise UsageError(f"package '{target}' does not exist") from None
-    except PackageError:
-        raise
     except NpukitError as error:
-        raise PackageError(f"package '{target}' is damaged: {error.message}") from None
+        raise PackageError(f"package '{target}': {error.message}", hint=error.hint, code=_code(error)) from None
     except OSError as error:
         raise UsageError(f"cannot read package '{target}': {error.strerror or error}") from None
     except _DAMAGE as error:
-        raise PackageError(f"package '{target}' is damaged: {_one_line(error)}") from None
+        text = " ".join(str(error).split())[:200] or type(error).__name__
+        raise PackageError(f"package '{target}' is damaged: {text}") from None
+
+
+def _code(error: NpukitError) -> str:
+    return error.code if isinstance(error, PackageError) else ""
 
 
 def _read(target: Path) -> Package:
     with zipfile.ZipFile(target) as archive:
-        members = _check_members(archive, target)
-        manifest_json = _json(archive, MANIFEST)
-        manifest = _manifest(manifest_json)
-        encodings_json = _json(archive, ENCODINGS)
+        members = _check_members(archive, target.stat().st_size)
+        manifest, origins = manifest_from_json(parse_json(MANIFEST, archive.read(MANIFEST)))
+        encodings = parse_json(ENCODINGS, archive.read(ENCODINGS))
         model = archive.read(MODEL)
-        if archive.testzip() is not None:
-            raise PackageError(f"package '{target}' is damaged: a checksum does not match")
-        offset = _data_offset(target, members[WEIGHTS])
+        with archive.open(WEIGHTS) as weights:  # to its end: that is where zipfile compares the checksum
+            while weights.read(_CHUNK):
+                pass
+    offset = _data_offset(target, members[WEIGHTS])
     graph = load_split(model, WEIGHTS, target, offset, members[WEIGHTS].file_size)
-    origins = {str(k): tuple(str(n) for n in v) for k, v in manifest_json.get("origin_names", {}).items()}
-    graph = graph.evolve(origin_names=origins)
-    encodings = {}
-    for name, entry in encodings_json.items():
-        if name not in graph.tensors:
-            raise PackageError(f"encoding of tensor '{name}', which the model does not have")
-        encodings[name] = _encoding(entry)
-    return Package(manifest, graph, encodings)
+    _check_text(graph)
+    check_graph(graph)
+    return Package(manifest, graph.evolve(origin_names=origins), encodings_from_json(encodings, graph))
 
 
-def _check_members(archive: zipfile.ZipFile, target: Path) -> dict[str, zipfile.ZipInfo]:
+def _check_members(archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.ZipInfo]:
+    """The members by name. Raises PackageError unless they are the four, each once, plainly stored, and fit into the file."""
     found: dict[str, zipfile.ZipInfo] = {}
-    size = target.stat().st_size
     for info in archive.infolist():
-        if info.filename not in _MEMBERS:
-            raise PackageError(f"package '{target}' has the member '{info.filename[:80]}', which does not belong there")
-        if info.filename in found:
-            raise PackageError(f"package '{target}' has the member '{info.filename}' twice")
-        stored = info.compress_type == zipfile.ZIP_STORED
-        if info.filename == WEIGHTS:
-            if not stored or info.file_size > size:
-                raise PackageError(f"package '{target}' is damaged: its weights are not stored plainly")
-        elif info.file_size > min(_MAX_MEMBER, max(1 << 20, _MAX_RATIO * max(info.compress_size, 1))):
-            raise PackageError(
-                f"package '{target}': '{info.filename}' would unpack to {info.file_size} bytes, which is not plausible"
-            )
-        found[info.filename] = info
-    missing = [name for name in _MEMBERS if name not in found]
+        name = info.filename
+        if name not in _LIMITS:
+            raise PackageError(f"it has the member '{name[:80]}', which does not belong there")
+        if name in found:
+            raise PackageError(f"it has the member '{name}' twice")
+        if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1 or info.file_size != info.compress_size:
+            raise PackageError(f"'{name}' is not stored plainly", hint="members of a .dlc are neither compressed nor encrypted")
+        if info.file_size > _LIMITS[name]:
+            raise PackageError(f"'{name}' has {info.file_size} bytes, at most {_LIMITS[name]} are read")
+        found[name] = info
+    missing = [name for name in _LIMITS if name not in found]
     if missing:
-        raise PackageError(f"package '{target}' is incomplete: {', '.join(missing)} is missing")
+        raise PackageError(f"it is incomplete: {', '.join(missing)} is missing")
+    if sum(info.file_size for info in found.values()) > size:
+        raise PackageError("it is damaged: its members claim more bytes than the file has")
     return found
 
 
+def _check_text(graph: Graph) -> None:
+    """Raise PackageError unless all names are text: protobuf hands out bytes where a name is not UTF-8."""
+    names = [graph.name, *graph.tensors, *graph.inputs, *graph.outputs]
+    for node in graph.nodes:
+        names += [node.op, node.name, node.domain, *node.inputs, *node.outputs, *node.attributes]
+    if not all(isinstance(name, str) for name in names):
+        raise PackageError("model.onnx is damaged: a name in it is not UTF-8")
+
+
 def _data_offset(target: Path, info: zipfile.ZipInfo) -> int:
-    """Where a stored member's bytes start in the file, from its local header."""
+    """Where a stored member's bytes start in the file, from its local header, which zipfile has checked."""
     with open(target, "rb") as file:
-        file.seek(info.header_offset)
-        header = file.read(30)
-    if len(header) < 30 or header[:4] != b"PK\x03\x04":
-        raise PackageError(f"package '{target}' is damaged: a local header is missing")
-    name, extra = struct.unpack("<HH", header[26:30])
+        file.seek(info.header_offset + 26)
+        name, extra = struct.unpack("<HH", file.read(4))
     return int(info.header_offset) + 30 + int(name) + int(extra)
-
-
-def _json(archive: zipfile.ZipFile, name: str) -> dict[str, Any]:
-    def refuse(text: str) -> float:
-        raise PackageError(f"{name} has the number {text}")
-
-    value = json.loads(archive.read(name), parse_constant=refuse)
-    if not isinstance(value, dict):
-        raise PackageError(f"{name} is not a JSON object")
-    return value
-
-
-def _manifest(value: Mapping[str, Any]) -> Manifest:
-    version = value.get("format_version")
-    if version != FORMAT_VERSION:
-        newer = isinstance(version, int) and version > FORMAT_VERSION
-        raise PackageError(
-            f"package format {version!r} is not known", hint="upgrade npukit" if newer else f"known: {FORMAT_VERSION}"
-        )
-    fields = {f.name: f.type for f in attrs.fields(Manifest)}
-    known = {k: v for k, v in value.items() if k in fields}
-    wanted = {"options": dict, "seed": int, "history": list, "format_version": int}
-    for key, content in known.items():
-        if not isinstance(content, wanted.get(key, str)):
-            raise PackageError(f"manifest.json: '{key}' is {type(content).__name__}")
-    return Manifest(**{**known, "history": tuple(str(h) for h in known.get("history", ()))})
-
-
-def _encoding_json(encoding: Encoding) -> dict[str, Any]:
-    entry: dict[str, Any] = {"dtype": encoding.dtype, "origin": encoding.origin}
-    if not encoding.is_float:
-        entry |= {"scale": _nested(encoding.steps), "zero_point": _nested(encoding.zeros), "symmetric": encoding.symmetric}
-    for key in ("axis", "block_size"):
-        if getattr(encoding, key) is not None:
-            entry[key] = getattr(encoding, key)
-    if encoding.block_scale is not None:
-        entry["block_scale"] = _nested(encoding.block_scale)
-    return entry
-
-
-def _nested(values: Array) -> Any:
-    return values.astype(np.float64 if values.dtype.kind == "f" else np.int64).tolist()
-
-
-def _encoding(entry: Any) -> Encoding:
-    if not isinstance(entry, dict):
-        raise PackageError("an encoding is not a JSON object")
-    allowed = {f.name for f in attrs.fields(Encoding)}
-    if not set(entry) <= allowed or not all(isinstance(entry.get(k, 0), int) for k in ("axis", "block_size")):
-        raise PackageError(f"an encoding has unexpected content: {sorted(set(entry) - allowed)}")
-    scale = entry.get("scale")
-    if scale is not None and not math.isfinite(float(np.max(np.asarray(scale, np.float64), initial=0))):
-        raise PackageError("an encoding has a scale that is not finite")
-    return Encoding(**entry)
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -8,14 +8,18 @@ from typing import Any
 import attrs
 import numpy as np
 
-from npukit.graph import Graph, Node
+from npukit.encoding import Encoding
+from npukit.graph import Array, Graph, Node, Tensor
 from npukit.package.container import Package
-from npukit.package.describe import encoding_text
+from npukit.package.describe import encoding_text, short
 
 
 @attrs.frozen
 class Difference:
-    """One difference: ``kind`` is manifest, layer, attribute, shape, weight, encoding or output."""
+    """One difference: ``kind`` is manifest, layer, attribute, shape, weight, encoding or output.
+
+    ``first`` and ``second`` are texts; "-" stands for what is absent.
+    """
 
     kind: str
     name: str
@@ -24,61 +28,94 @@ class Difference:
 
 
 def diff_packages(a: Package, b: Package) -> tuple[Difference, ...]:
-    """All differences of two packages; layers and tensors are matched by name."""
-    return (*_manifests(a, b), *_layers(a.graph, b.graph), *_tensors(a.graph, b.graph), *_encodings(a, b))
+    """All differences of two packages; layers (also those of subgraphs) and tensors are matched by name."""
+    return (
+        *_mappings("manifest", "", attrs.asdict(a.manifest), attrs.asdict(b.manifest)),
+        *_graphs("", a.graph, b.graph),
+        *_encodings(a.encodings, b.encodings),
+    )
 
 
-def _manifests(a: Package, b: Package) -> Iterator[Difference]:
-    left, right = attrs.asdict(a.manifest), attrs.asdict(b.manifest)
-    yield from _mappings("manifest", "", left, right)
-
-
-def _layers(a: Graph, b: Graph) -> Iterator[Difference]:
-    left, right = {n.name: n for n in a.nodes}, {n.name: n for n in b.nodes}
-    for name in (*left, *(n for n in right if n not in left)):
-        if name not in left or name not in right:
-            yield Difference("layer", name, left[name].op if name in left else "-", right[name].op if name in right else "-")
+def _graphs(prefix: str, a: Graph, b: Graph) -> Iterator[Difference]:
+    left, right = _layers(a), _layers(b)
+    for name in dict.fromkeys((*left, *right)):
+        first, second = left.get(name), right.get(name)
+        if first is None or second is None:
+            yield Difference("layer", prefix + name, first.op if first else "-", second.op if second else "-")
         else:
-            yield from _nodes(left[name], right[name])
+            yield from _nodes(f"{prefix}{name}: ", first, second)
     if a.outputs != b.outputs:
-        yield Difference("output", "graph outputs", ", ".join(a.outputs), ", ".join(b.outputs))
+        yield Difference("output", f"{prefix}graph outputs", ", ".join(a.outputs), ", ".join(b.outputs))
+    for name in (n for n in a.tensors if n in b.tensors):
+        yield from _tensors(prefix, a.tensors[name], b.tensors[name])
 
 
-def _nodes(a: Node, b: Node) -> Iterator[Difference]:
-    for what in ("op", "inputs", "outputs"):
+def _layers(graph: Graph) -> dict[str, Node]:
+    """Nodes by name; one without a name, or with a name that is taken, goes by its first output, which is unique."""
+    found: dict[str, Node] = {}
+    for node in graph.nodes:
+        free = node.name and node.name not in found
+        found[node.name if free else f"{node.op} of {next(filter(None, node.outputs), '')}"] = node
+    return found
+
+
+def _nodes(prefix: str, a: Node, b: Node) -> Iterator[Difference]:
+    for what in ("op", "domain", "inputs", "outputs"):
         first, second = getattr(a, what), getattr(b, what)
         if first != second:
-            yield Difference("attribute", f"{a.name}: {what}", str(first), str(second))
-    yield from _mappings("attribute", f"{a.name}: ", a.attributes, b.attributes)
+            yield Difference("attribute", prefix + what, short(first), short(second))
+    yield from _mappings("attribute", prefix, a.attributes, b.attributes)
 
 
 def _mappings(kind: str, prefix: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[Difference]:
     for key in sorted(a.keys() | b.keys()):
-        first, second = a.get(key, "-"), b.get(key, "-")
-        if isinstance(first, Graph) or isinstance(second, Graph):
-            continue
-        if not np.array_equal(np.asarray(first, object), np.asarray(second, object)):
-            yield Difference(kind, prefix + key, str(first), str(second))
+        first, second = a.get(key), b.get(key)
+        if isinstance(first, Graph) and isinstance(second, Graph):
+            yield from _graphs(f"{prefix}{key}: ", first, second)
+        elif isinstance(first, np.ndarray) and isinstance(second, np.ndarray) and first.shape == second.shape:
+            if _changed(first, second).any():
+                yield Difference(kind, prefix + key, short(first), _weight_text(first, second))
+        elif type(first) is not type(second) or isinstance(first, np.ndarray) or first != second:
+            yield Difference(kind, prefix + key, *("-" if v is None else short(v) for v in (first, second)))
 
 
-def _tensors(a: Graph, b: Graph) -> Iterator[Difference]:
-    for name in a.tensors:
-        if name not in b.tensors:
-            continue
-        first, second = a.tensors[name], b.tensors[name]
-        if first.shape != second.shape or first.dtype != second.dtype:
-            yield Difference("shape", name, f"{first.dtype} {first.shape}", f"{second.dtype} {second.shape}")
-        elif first.data is not None and second.data is not None and not np.array_equal(first.data, second.data):
-            changed = int(np.sum(first.data != second.data))
-            text = f"{changed} of {first.data.size} values differ"
-            if first.is_float:
-                text += f", by at most {float(np.max(np.abs(first.data.astype(np.float64) - second.data))):.4g}"
-            yield Difference("weight", name, "", text)
+def _tensors(prefix: str, a: Tensor, b: Tensor) -> Iterator[Difference]:
+    if a.shape != b.shape or a.dtype != b.dtype:
+        yield Difference("shape", prefix + a.name, *(f"{t.dtype} {_shape_text(t)}" for t in (a, b)))
+    elif a.data is None or b.data is None:
+        if (a.data is None) != (b.data is None):
+            yield Difference("weight", prefix + a.name, *("computed" if t.data is None else "constant" for t in (a, b)))
+    elif _changed(a.data, b.data).any():
+        yield Difference("weight", prefix + a.name, "", _weight_text(a.data, b.data))
 
 
-def _encodings(a: Package, b: Package) -> Iterator[Difference]:
-    for name in sorted(a.encodings.keys() | b.encodings.keys()):
-        first, second = a.encodings.get(name), b.encodings.get(name)
+def _shape_text(tensor: Tensor) -> str:
+    return "of unknown rank" if tensor.shape is None else str(list(tensor.shape))
+
+
+def _changed(a: Array, b: Array) -> Array:
+    """Where two arrays of one shape differ; NaN equals NaN."""
+    return np.asarray((a != b) & ~((a != a) & (b != b)))
+
+
+def _weight_text(a: Array, b: Array) -> str:
+    changed = _changed(a, b)
+    text = f"{int(changed.sum())} of {a.size} values differ"
+    if a.dtype == object:
+        return text
+    with np.errstate(invalid="ignore"):
+        distance = np.abs(a[changed].astype(np.float64) - b[changed].astype(np.float64))
+    return f"{text}, by at most {float(distance.max()):.4g}"
+
+
+def _encodings(a: Mapping[str, Encoding], b: Mapping[str, Encoding]) -> Iterator[Difference]:
+    for name in sorted(a.keys() | b.keys()):
+        first, second = a.get(name), b.get(name)
         if first is None or second is None or not first.same_grid(second):
-            texts = ["-" if e is None else f"{e.dtype} {encoding_text(e)}" for e in (first, second)]
-            yield Difference("encoding", name, *texts)
+            yield Difference("encoding", name, *(_encoding_text(e) for e in (first, second)))
+
+
+def _encoding_text(encoding: Encoding | None) -> str:
+    if encoding is None:
+        return "-"
+    return encoding.dtype if encoding.is_float else f"{encoding.dtype} {encoding_text(encoding)}"

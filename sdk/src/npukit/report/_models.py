@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from npukit.errors import printable
 from npukit.package import Difference, Info, TensorRow
 from npukit.report._numbers import count, percent, shape, size
 from npukit.report._table import table
@@ -15,8 +16,8 @@ def info_text(info: Info) -> str:
     if info.manifest is not None:
         facts = info.manifest
         made = f"{facts.backend}:{facts.soc}" if facts.backend else "no backend"
-        parts.append(f"made for {made} from {facts.source_name or '-'} by npukit {facts.npukit_version}, seed {facts.seed}")
-        parts += [f"  $ {line}" for line in facts.history]
+        made = f"made for {made} from {facts.source_name or '-'} by npukit {facts.npukit_version}, seed {facts.seed}"
+        parts += [printable(made), *(printable(f"  $ {line}") for line in facts.history)]
     rows = [
         (
             layer.id,
@@ -33,7 +34,9 @@ def info_text(info: Info) -> str:
     for title, tensors in (("Input", info.inputs), ("Output", info.outputs)):
         parts.append(table([title, "Type", "Dimensions", "Encoding"], [_io(t) for t in tensors]))
     kinds = ", ".join(f"{count(n)} {kind}" for kind, n in info.macs_by_type.items())
-    parts.append(f"{count(info.parameters)} parameters in {size(info.weight_bytes)}, {count(info.macs)} MACs ({kinds or 'none'})")
+    least = "at least " if any(layer.macs is None for layer in info.layers) else ""
+    stored = f"{count(info.parameters)} parameters in {size(info.weight_bytes)}"
+    parts.append(f"{stored}, {least}{count(info.macs)} MACs ({kinds or 'none'})")
     return "\n\n".join(parts)
 
 

@@ -45,9 +45,18 @@ def _can_fold(graph: Graph, node: Node, norm: Node) -> bool:
         and middle not in graph.outputs
         and not norm.get("training_mode", 0)
         and not any(norm.outputs[1:])
-        and all(graph.constant(name) is not None for name in constants)
+        and all(name and graph.constant(name) is not None for name in constants)
+        and _fits(graph, node, norm)
         and (node.op != "Gemm" or not node.input(2) or _bias_is_vector(graph, node))
     )
+
+
+def _fits(graph: Graph, node: Node, norm: Node) -> bool:
+    """Whether the norm has all four parameters, each with one value per output channel of the node."""
+    shape = graph.tensor(node.outputs[0]).shape
+    channels = shape[1] if shape is not None and len(shape) > 1 else None
+    sizes = {graph.tensor(name).shape for name in norm.inputs[1:5]}
+    return len(norm.inputs) == 5 and len(sizes) == 1 and sizes == {(channels,)}
 
 
 def _bias_is_vector(graph: Graph, node: Node) -> bool:
