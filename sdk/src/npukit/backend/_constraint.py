@@ -150,12 +150,18 @@ def load_constraints(path: Path) -> tuple[OpConstraint, ...]:
 
 
 def load_socs(path: Path) -> tuple[Soc, ...]:
-    """Read SoCs from a YAML file: a list of mappings with the fields of Soc."""
-    rows = yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    """Read SoCs from a YAML file: a list of mappings with the fields of Soc. Raises PluginError for anything else."""
+    hint = "a list of rows, each with name and arch"
+    try:
+        rows = yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except (yaml.YAMLError, UnicodeDecodeError):
+        raise PluginError(f"{path} is not YAML", hint=hint) from None
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise PluginError(f"{path} is not a list of SoCs", hint=hint)
     try:
         return tuple(Soc(**row) for row in rows)
     except TypeError as error:
-        raise PluginError(f"{path}: {error}", hint="each row needs name and arch") from None
+        raise PluginError(f"{path}: {error}", hint=hint) from None
 
 
 def grid_matches(encoding: Encoding, fixed: Mapping[str, tuple[float, int]]) -> bool:

@@ -47,16 +47,20 @@ def run(args: argparse.Namespace, console: Console) -> int:
     from npukit.report import decibels, table
 
     target = check_writable(args.write_overrides) if args.write_overrides else None
+    registry = registry_from(args)
+    labels = [name for name in args.backend.split(",") if name]
+    for label in labels:  # a typo in the last name must not cost the calibration of the first
+        registry.resolve(label, soc_file=args.soc_file)
     found = compare(
         existing(args.model),
-        backends=[name for name in args.backend.split(",") if name],
+        backends=labels,
         soc_file=args.soc_file,
         data=args.data,
         calibration=args.calibration_data,
         options=options_from(args),
         overrides=args.overrides,
         lenient=args.lenient,
-        registry=registry_from(args),
+        registry=registry,
         symbols=symbols_from(args),
         batch=args.batch,
         on_event=console.on_event,

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json as json_module
-import os
 import sys
 from typing import TYPE_CHECKING, Any
 
 from npukit.cli._progress import Progress
+from npukit.cli._streams import write
 
 if TYPE_CHECKING:
     from npukit.events import Event
@@ -31,23 +31,23 @@ class Console:
     def emit(self, text: str, data: Any) -> None:
         """Print the result: ``data`` with --json, else ``text``."""
         self._progress.clear()
-        self._write(sys.stdout, _dump(data) if self.json else text)
+        write(sys.stdout, (_dump(data) if self.json else text) + "\n")
 
     def note(self, text: str) -> None:
         """Print a line about what is going on."""
         if not self.quiet:
             self._progress.clear()
-            self._write(sys.stderr, text)
+            write(sys.stderr, text + "\n")
 
     def raw_error(self, text: str) -> None:
         self._progress.clear()
-        self._write(sys.stderr, text.rstrip("\n"))
+        write(sys.stderr, text.rstrip("\n") + "\n")
 
     def fail(self, message: str, *, hint: str = "", code: str = "") -> None:
         """Print an error: one line, one more for the hint; with --json an object on stdout as well."""
         self.raw_error(f"error: {_one_line(message)}" + (f"\nhint: {_one_line(hint)}" if hint else ""))
         if self.json:
-            self._write(sys.stdout, _dump({"error": {"code": code, "message": message, "hint": hint}}))
+            write(sys.stdout, _dump({"error": {"code": code, "message": message, "hint": hint}}) + "\n")
 
     def on_event(self, event: Event) -> None:
         self._progress.show(event)
@@ -56,26 +56,7 @@ class Console:
         """Finish the progress line and flush; a pipe that is closed by now is silenced for good."""
         self._progress.clear()
         for stream in (sys.stdout, sys.stderr):
-            try:
-                stream.flush()
-            except BrokenPipeError:
-                _silence(stream)
-
-    def _write(self, stream: Any, text: str) -> None:
-        try:
-            stream.write(text + "\n")
-            stream.flush()
-        except BrokenPipeError:
-            _silence(stream)
-        except UnicodeEncodeError:
-            stream.write(text.encode("ascii", "backslashreplace").decode() + "\n")
-
-
-def _silence(stream: Any) -> None:
-    # The interpreter flushes the streams again when it ends; /dev/null takes what the reader no longer wants.
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, stream.fileno())
-    os.close(null)
+            write(stream, "")
 
 
 def _one_line(text: str) -> str:

@@ -97,7 +97,7 @@ def _umask() -> int:
 def safe_name(name: str, taken: set[str]) -> str:
     """A file name for a tensor name: letters, digits, ``_ - .`` stay, the rest is ``_``; unique among ``taken`` in any case.
 
-    Never empty, hidden, a device name or longer than 120 characters, so that a hostile model writes inside its folder only.
+    Never empty, hidden or longer than 120 characters, so that a hostile model writes inside its folder only.
     """
     kept = "".join(c if c.isascii() and (c.isalnum() or c in "_-.") else "_" for c in name)
     stem = kept.lstrip(".")[:120] or "tensor"

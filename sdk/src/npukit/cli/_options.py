@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 CALIBRATIONS = ("min-max", "percentile", "entropy", "mse", "sqnr")
 _SYMBOL_FLAG = "--onnx-define-symbol"
+# The common flags that take no value.
+SWITCHES = ("--json", "-q", "--quiet", "-v", "--verbose")
 
 
 def add_common(parser: argparse.ArgumentParser) -> None:
@@ -90,11 +92,13 @@ positive.__name__ = "whole number"
 
 def join_symbols(argv: Sequence[str]) -> list[str]:
     """``--onnx-define-symbol NAME VALUE`` (the spelling of qairt-converter) as ``--onnx-define-symbol NAME=VALUE``."""
-    words = list(argv)
-    for index in range(len(words) - 2):
-        name, value = words[index + 1 : index + 3]
-        if words[index] == _SYMBOL_FLAG and "=" not in name and value.isdigit():
-            words[index + 1 : index + 3] = [f"{name}={value}"]
+    words: list[str] = []
+    for word in argv:
+        # The last two words are the flag and a bare name: this one is its value.
+        if words[-2:-1] == [_SYMBOL_FLAG] and "=" not in words[-1] and word.isdigit():
+            words[-1] += f"={word}"
+        else:
+            words.append(word)
     return words
 
 
@@ -117,8 +121,18 @@ def registry_from(args: argparse.Namespace) -> Registry:
 
 
 def options_from(args: argparse.Namespace) -> Options:
-    """The quantization options that the flags of this command give; what a command has no flag for keeps its default."""
+    """The quantization options that the flags of this command give; what a command has no flag for keeps its default.
+
+    Raises UsageError for a type that does not exist.
+    """
+    from npukit.encoding import FLOAT_BITS, INT_BITS
     from npukit.quantization import Options
+
+    for flag in ("activations", "weights"):
+        given_type = getattr(args, flag, "")
+        if given_type and given_type not in (*INT_BITS, *FLOAT_BITS):
+            hint = did_you_mean(given_type, [*INT_BITS, *FLOAT_BITS])
+            raise UsageError(f"--{flag}: there is no type '{given_type}'", hint=hint)
 
     known = ("activations", "weights", "per_channel", "calibration", "percentile", "float_fallback", "strict", "seed", "limit")
     given: dict[str, Any] = {name: getattr(args, name) for name in known if hasattr(args, name)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from types import ModuleType
 from typing import NoReturn
@@ -21,7 +22,8 @@ from npukit.cli import (
     _quantize,
     _run,
 )
-from npukit.cli._options import add_common, join_symbols
+from npukit.cli._options import SWITCHES, add_common, join_symbols
+from npukit.cli._streams import write
 from npukit.errors import UsageError, did_you_mean
 
 COMMANDS: dict[str, ModuleType] = {
@@ -56,8 +58,9 @@ class Parser(argparse.ArgumentParser):
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """The parsed arguments; ``run`` is the function of the command. Raises UsageError with a did-you-mean."""
     parser = build_parser()
-    _require_command(argv)
-    args, unknown = parser.parse_known_args(join_symbols(argv))
+    words = join_symbols(_switches_last(argv))
+    _require_command(words)
+    args, unknown = parser.parse_known_args(words)
     if unknown:
         _refuse(unknown[0], args.parser)
     return args
@@ -93,8 +96,14 @@ class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
         from npukit import __version__
 
-        print(f"npukit {__version__}")
+        write(sys.stdout, f"npukit {__version__}\n")
         parser.exit()
+
+
+def _switches_last(argv: Sequence[str]) -> list[str]:
+    """``npukit -v check ...`` as ``npukit check ... -v``: the common switches may stand before the command as well."""
+    count = next((i for i, word in enumerate(argv) if word not in SWITCHES), len(argv))
+    return [*argv[count : count + 1], *argv[:count], *argv[count + 1 :]]
 
 
 def _require_command(argv: Sequence[str]) -> None:

@@ -6,6 +6,8 @@ import shutil
 import time
 from typing import TYPE_CHECKING, TextIO
 
+from npukit.cli._streams import write
+
 if TYPE_CHECKING:
     from npukit.events import Event
 
@@ -35,8 +37,7 @@ class Progress:
         finished = event.total is not None and event.done >= event.total
         if finished:
             self.clear()
-            self._stream.write(_finished(event, now - self._start) + "\n")
-            self._stream.flush()
+            write(self._stream, _finished(event, now - self._start) + "\n")
             self._stage = ""
         elif self._bar and now - self._drawn_at >= _INTERVAL:
             self._drawn_at = now
@@ -45,14 +46,12 @@ class Progress:
     def clear(self) -> None:
         """Take the bar off the screen."""
         if self._width:
-            self._stream.write("\r" + " " * self._width + "\r")
-            self._stream.flush()
+            write(self._stream, "\r" + " " * self._width + "\r")
             self._width = 0
 
     def _draw(self, text: str) -> None:
         text = text[: shutil.get_terminal_size().columns - 1]
-        self._stream.write("\r" + text.ljust(self._width))
-        self._stream.flush()
+        write(self._stream, "\r" + text.ljust(self._width))
         self._width = len(text)
 
 
