@@ -23,7 +23,7 @@ def plugin_file(folder: Path, body: str) -> Path:
 
 def test_installed_plugins() -> None:
     """The backends of this repository are found through their entry points."""
-    assert {b.name for b in Registry.load().backends()} == {"cpu", "htp"}
+    assert {b.name for b in Registry.load().backends()} == {"cpu", "htp", "qnn"}
 
 
 @pytest.mark.parametrize(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, ClassVar
 
 import attrs
 import numpy as np
 
-from npukit.backend._constraint import OpConstraint, Soc
+from npukit.backend._constraint import OpConstraint, Problem, Soc
 from npukit.encoding import Array, Encoding
 from npukit.errors import DataError, UsageError, did_you_mean
 from npukit.graph import Graph, Tensor
@@ -35,6 +36,16 @@ class Program:
     graph: Graph
     encodings: Mapping[str, Encoding]
     payload: Any = None
+
+
+@attrs.frozen
+class OpTime:
+    """What one op took in a run: ``value`` in ``unit`` ("us", "cycles"); ``op`` is "" for a step that is no node of the graph."""
+
+    node: str
+    op: str
+    value: float
+    unit: str
 
 
 class Session(abc.ABC):
@@ -77,6 +88,10 @@ class Session(abc.ABC):
         """What the session knows about its own cost; empty by default."""
         return {}
 
+    def profile(self, feeds: Mapping[str, Array]) -> tuple[OpTime, ...]:
+        """Run once and return per-op figures. Raises UsageError when the backend has none."""
+        raise UsageError(f"backend '{self.program.backend}' gives no per-op figures", hint="--profile works with --backend qnn")
+
     def close(self) -> None:  # noqa: B027  most sessions hold nothing
         """Free what the session holds; running afterwards is an error of the caller."""
 
@@ -91,13 +106,21 @@ class Backend(abc.ABC):
     """An accelerator. Subclass this when you own compile and open; subclass KernelBackend when you bring numpy kernels.
 
     ``name`` is what ``--backend`` takes; ``title`` one line for people; ``default_soc`` the SoC used when none is named;
-    ``static_shapes`` says that the chip's compiler needs every dimension fixed.
+    ``static_shapes`` says that the chip's compiler needs every dimension fixed. ``plans_as`` names a backend whose op constraints
+    plan models for this one too (when it is installed). ``exports`` are the file formats that ``export`` writes, one line each.
     """
 
     name: str
     title: str = ""
     default_soc: str = ""
     static_shapes: bool = False
+    plans_as: str = ""
+    exports: ClassVar[Mapping[str, str]] = {}
+
+    @property
+    def missing(self) -> str:
+        """What must be installed before anything can run, as a command; "" when nothing is missing."""
+        return ""
 
     def socs(self) -> tuple[Soc, ...]:
         """The SoCs this backend knows; at least one."""
@@ -139,6 +162,17 @@ class Backend(abc.ABC):
     def prepare(self, graph: Graph) -> Graph:
         """The backend's own rewrites (fold batch-norm and the like); names are kept, or mapped in ``origin_names``."""
         return graph
+
+    def judge(self, graph: Graph, encodings: Mapping[str, Encoding], soc: Soc, found: tuple[Problem, ...]) -> tuple[Problem, ...]:
+        """The final word on a prepared graph with encodings.
+
+        ``found`` is what the op constraints say; a backend that can ask a real compiler puts the compiler's answer in its place.
+        """
+        return found
+
+    def export(self, program: Program, form: str, target: Path) -> str:
+        """Write ``program`` as a file in one of the ``exports`` formats; returns one line that says what was written."""
+        raise NotImplementedError(f"backend '{self.name}' names the export format '{form}' and does not write it")
 
     @abc.abstractmethod
     def compile(self, graph: Graph, encodings: Mapping[str, Encoding], soc: Soc) -> Program:

@@ -42,8 +42,9 @@ def _list(registry: Registry, console: Console) -> int:
     data: list[dict[str, object]] = []
     for status in registry.statuses():
         for backend in status.backends:
-            rows.append((backend.name, "ok", len(backend.socs()), backend.soc().name, backend.title))
-            data.append({"name": backend.name, "state": "ok", "socs": [s.name for s in backend.socs()], "title": backend.title})
+            state, what = ("needs a package", backend.missing) if backend.missing else ("ok", backend.title)
+            rows.append((backend.name, state, len(backend.socs()), backend.soc().name, what))
+            data.append({"name": backend.name, "state": state, "socs": [s.name for s in backend.socs()], "title": what})
         if status.state == "broken":
             rows.append((status.name, "broken", "-", "-", status.cause))
             data.append({"name": status.name, "state": "broken", "cause": status.cause})

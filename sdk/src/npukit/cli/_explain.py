@@ -41,6 +41,8 @@ TEXTS = {
     "same-grid": "The op only moves data, so its input and output must have one encoding.",
     "derived": "A bias is added to the integer sum, so its scale is the product of the scales of input and weight.",
     "conflict": "Two rules or overrides demand different grids for tensors that must share one.",
+    "vendor": "The vendor's own validator refuses the node. Its reason is quoted; when it gives none, the op constraint is named.",
+    "vendor-build": "The vendor's validator accepts every node, but its runtime then fails to build the graph.",
     "dynamic-shape": "The chip's compiler needs every dimension fixed; the emulator runs any. Bind it when the model is read.",
 }
 

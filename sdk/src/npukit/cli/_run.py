@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from npukit.cli._console import Console
 from npukit.cli._files import INDEX, check_result_folder, result_folder, safe_name
 from npukit.cli._options import add_backend, add_data, add_model_inputs, existing, registry_from, symbols_from
+from npukit.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from npukit.backend import Session
@@ -29,12 +30,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_model_inputs(parser)
     parser.add_argument("-o", "--output", metavar="FOLDER", help="write the results there")
     parser.add_argument("--format", choices=("npy", "raw"), default="npy", help="of the result files (default: npy)")
+    parser.add_argument("--profile", action="store_true", help="per-op figures of the first sample instead of its results")
     parser.add_argument("--tensors", default="", metavar="A,B", help="tensors to return instead of the outputs")
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
     from npukit.quantization import open_data, open_session
 
+    if args.profile and (args.output or args.tensors):
+        raise UsageError("--profile runs one sample for its figures and returns no tensors: leave -o and --tensors out")
     target = check_result_folder(args.output) if args.output else None
     wanted = [name for name in args.tensors.split(",") if name]
     with open_session(
@@ -51,7 +55,9 @@ def run(args: argparse.Namespace, console: Console) -> int:
         label = f"{session.program.backend}:{session.program.soc.name}"
         if session.ignores_encodings and session.program.encodings:
             console.note(f"{label} computes in float: the {len(session.program.encodings)} encodings of the model are not used")
-        if target is None:
+        if args.profile:
+            _profile(session, batches, label, console)
+        elif target is None:
             _summarize(session, batches, names, label, console)
         else:
             _write(session, batches, names, label, target, args.format, console)
@@ -76,6 +82,24 @@ def _summarize(session: Session, batches: Batches, names: list[str], label: str,
     keys = ("name", "shape", "min", "max", "mean")
     data = [dict(zip(keys, (n, found[n]["shape"], *row[2:]), strict=True)) for row in rows for n in [row[0]]]
     console.emit(text, {"backend": label, "samples": samples, "outputs": data})
+
+
+def _profile(session: Session, batches: Batches, label: str, console: Console) -> None:
+    from npukit.report import table
+
+    feeds = next(iter(batches), None)
+    if feeds is None:
+        raise DataError("there is no sample to run")
+    ops = session.profile(feeds)
+    session.run(feeds)
+    facts = session.metrics()
+    rows = [(op.node, op.op or "-", int(op.value) if op.value.is_integer() else op.value, op.unit) for op in ops]
+    lines = [
+        table(["Node", "Op", "Time", "Unit"], rows),
+        *(f"{key}: {value}" for key, value in facts.items()),
+        f"one run on {label}",
+    ]
+    console.emit("\n".join(lines), {"backend": label, "ops": ops, "metrics": facts})
 
 
 def _write(session: Session, batches: Batches, names: list[str], label: str, target: Path, form: str, console: Console) -> None:

@@ -22,7 +22,7 @@ from npukit.plugins import hookspecs
 GROUP = "npukit"
 
 # Plugins that exist but may not be installed: what to type.
-KNOWN = {"cpu": "pip install npukit-cpu", "htp": "pip install npukit-htp"}
+KNOWN = {"cpu": "pip install npukit-cpu", "htp": "pip install npukit-htp", "qnn": "pip install npukit-qnn"}
 
 
 @attrs.frozen
@@ -85,6 +85,10 @@ class Registry:
                 if not wanted or row.name.lower() == wanted.lower():
                     return backend, row
         return backend, backend.soc(wanted)
+
+    def planner(self, backend: Backend) -> Backend:
+        """The backend whose op constraints plan models for ``backend``: itself, or the one it names when that is installed."""
+        return self._backends.get(backend.plans_as, backend)
 
     def load_model(self, source: Any) -> Graph | None:
         """The graph of a model that some plugin reads, or None."""

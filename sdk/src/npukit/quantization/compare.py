@@ -43,11 +43,11 @@ def open_session(
     if origin.manifest is not None and selector.lower() == made_for and not soc:
         soc = origin.manifest.soc
     chosen, chip = registry.resolve(selector, soc=soc, soc_file=soc_file)
-    return _open(chosen, chip, origin)
+    return _open(chosen, registry.planner(chosen), chip, origin)
 
 
-def _open(backend: Backend, soc: Soc, origin: Source) -> Session:
-    graph = backend.prepare(origin.graph) if origin.manifest is None else origin.graph
+def _open(backend: Backend, planner: Backend, soc: Soc, origin: Source) -> Session:
+    graph = planner.prepare(origin.graph) if origin.manifest is None else origin.graph
     encodings = {n: e for n, e in origin.encodings.items() if n in graph.tensors}
     return backend.open(backend.compile(graph, encodings, soc))
 

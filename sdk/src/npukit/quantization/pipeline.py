@@ -162,7 +162,7 @@ def quantize(
     listen = _both(on_event, registry.track)
     origin = read_source(source, registry=registry, symbols=symbols, batch=batch)
     given, notes = _given(origin, overrides, lenient)
-    task = _Task.prepare(origin.graph, chosen, chip, options, given, notes)
+    task = _Task.prepare(origin.graph, chosen, registry.planner(chosen), chip, options, given, notes)
     ranges = task.ranges(data, listen)
     encodings = task.encodings(ranges)
     return _finish(task, origin, encodings, history)
@@ -190,7 +190,7 @@ def check(
     chosen, chip = registry.resolve(backend, soc=soc, soc_file=soc_file)
     origin = read_source(source, registry=registry, symbols=symbols, batch=batch)
     given, notes = _given(origin, overrides, lenient)
-    task = _Task.prepare(origin.graph, chosen, chip, options, given, notes)
+    task = _Task.prepare(origin.graph, chosen, registry.planner(chosen), chip, options, given, notes)
     # Legality depends on types and ties, not on ranges: any range stands for the ones that calibration would find.
     some = dict.fromkeys(task.unknown(), Range(-1.0, 1.0))
     encodings = task.encodings(some)
@@ -245,6 +245,7 @@ class _Task:
     """A prepared model on its way: what is free, what is decided."""
 
     graph: Graph
+    backend: Backend
     rules: Rules
     options: Options
     precision: Precision
@@ -255,19 +256,26 @@ class _Task:
 
     @classmethod
     def prepare(
-        cls, graph: Graph, backend: Backend, soc: Soc, options: Options, given: Mapping[str, Encoding], notes: list[str]
+        cls,
+        graph: Graph,
+        backend: Backend,
+        planner: Backend,
+        soc: Soc,
+        options: Options,
+        given: Mapping[str, Encoding],
+        notes: list[str],
     ) -> _Task:
-        prepared = _unshare_biases(backend.prepare(graph))
+        prepared = _unshare_biases(planner.prepare(graph))
         notes += _vanished(prepared, given)
-        rules = Rules.of(backend, soc)
-        precision = options.precision(backend, soc)
+        rules = Rules.of(planner, soc)
+        precision = options.precision(planner, soc)
         known = propagate(prepared, {n: e for n, e in given.items() if n in prepared.tensors})
         plan = rules.plan(prepared, precision, known)
         notes += _unmet(options.weights, plan, known)
         floats = {n for n, e in known.items() if e.is_float}
         grids = {n: d for n, d in plan.activations.items() if n not in floats and d in _GRIDS}
         solution = solve(grids, plan.shared, plan.fixed, {n: e for n, e in known.items() if n in grids})
-        return cls(prepared, rules, options, precision, known, plan, solution, notes)
+        return cls(prepared, backend, rules, options, precision, known, plan, solution, notes)
 
     def unknown(self) -> list[str]:
         """The tensors whose range must be observed."""
@@ -333,7 +341,7 @@ class _Task:
     def problems(self, encodings: Mapping[str, Encoding]) -> tuple[Problem, ...]:
         conflicts = tuple(_conflict_problem(c) for c in self.solution.conflicts)
         found = self.rules.validate(self.graph, encodings, float_fallback=self.options.float_fallback)
-        return conflicts + found
+        return conflicts + self.backend.judge(self.graph, encodings, self.rules.soc, found)
 
 
 # Half of the int32 range for the bias leaves the other half to the products.
@@ -352,11 +360,11 @@ def _finish(task: _Task, origin: Source, encodings: Mapping[str, Encoding], hist
     if errors and task.options.strict:
         more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
         raise ConstraintError(
-            f"{task.rules.backend.name}:{task.rules.soc.name} refuses the model: {errors[0]}{more}",
+            f"{task.backend.name}:{task.rules.soc.name} refuses the model: {errors[0]}{more}",
             problems=problems,
             hint="npukit check lists all problems; --no-strict goes on",
         )
-    manifest = _manifest(origin, task.rules.backend.name, task.rules.soc.name, task.options, history)
+    manifest = _manifest(origin, task.backend.name, task.rules.soc.name, task.options, history)
     report = Report(Counter(e.origin for e in encodings.values()), problems, tuple(task.notes))
     return Quantized(Package(manifest, task.graph, dict(encodings)), report)
 

@@ -1,0 +1,235 @@
+"""QnnBackend: models on the vendor's QNN runtime, on its HTP simulator or, on a machine that has one, on the NPU."""
+
+from __future__ import annotations
+
+import csv
+import re
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, ClassVar
+
+import attrs
+
+from npukit.backend import Backend, OpTime, Problem, Program, Session, Soc, load_socs
+from npukit.encoding import Array, Encoding, fake_quantize
+from npukit.errors import ConstraintError, ModelError
+from npukit.graph import Graph, fold_batch_norm, fold_constants, load, remove_dead_nodes, save, serialize
+from npukit_qnn.child import INSTALL, Child, QnnRuntimeError, is_installed
+from npukit_qnn.lower import Lowered, lower
+from npukit_qnn.verdicts import leftovers, placed, read_log, refusals
+
+_DATA = Path(__file__).parent / "data"
+_NODE_EVENT = re.compile(r"^(.*?)(?:_token_\d+)?:?\s*OpId_\d+")
+_RENEW_AFTER = 300  # a child keeps memory of past sessions, so it is replaced after so many
+
+
+@cache
+def _socs() -> tuple[Soc, ...]:
+    return load_socs(_DATA / "socs.yaml")
+
+
+class QnnBackend(Backend):
+    """Every node runs on the vendor's runtime: falling back to the CPU is switched off, a model it refuses is an error.
+
+    The op constraints that plan a model are those of the htp backend; the verdict is the vendor's own. Each chip has its own
+    child process, because the simulator mixes up chips that share one.
+    """
+
+    name = "qnn"
+    title = "the vendor's QNN runtime (onnxruntime-qnn)"
+    default_soc = "SM8750"
+    static_shapes = True
+    plans_as = "htp"
+    exports: ClassVar[Mapping[str, str]] = {
+        "qnn-dlc": "the vendor's DLC, written by its own converter",
+        "qnn-context": "an ONNX file with the context binary compiled for one chip",
+    }
+
+    def __init__(self) -> None:
+        self._children: dict[str, tuple[Child, int]] = {}
+
+    @property
+    def missing(self) -> str:
+        return "" if is_installed() else INSTALL
+
+    def socs(self) -> tuple[Soc, ...]:
+        return _socs()
+
+    def prepare(self, graph: Graph) -> Graph:
+        return remove_dead_nodes(fold_batch_norm(fold_constants(graph)))
+
+    def compile(self, graph: Graph, encodings: Mapping[str, Encoding], soc: Soc) -> Program:
+        if soc.id is None:
+            raise ModelError(f"SoC '{soc.name}' has no soc_model number, which the vendor's runtime needs", hint="give it an id")
+        return Program(self.name, soc, graph, dict(encodings))
+
+    def open(self, program: Program) -> Session:
+        return _QnnSession(self, program)
+
+    def judge(self, graph: Graph, encodings: Mapping[str, Encoding], soc: Soc, found: tuple[Problem, ...]) -> tuple[Problem, ...]:
+        """The vendor's verdict in place of the op constraints'; ``found`` explains what the vendor refuses without a reason."""
+        shapes = tuple(p for p in found if p.rule == "dynamic-shape")
+        if shapes:  # the vendor cannot be asked, so this is no acceptance
+            return tuple(attrs.evolve(p, severity="unknown") for p in shapes)
+        program = self.compile(graph, encodings, soc)
+        lowered = lower(graph, encodings, graph.outputs)
+        try:
+            with _Loaded(self, program, lowered):
+                return tuple(p for p in found if p.severity == "warning")
+        except QnnRuntimeError as failure:
+            return _problems(failure, lowered, found)
+
+    def export(self, program: Program, form: str, target: Path) -> str:
+        """Write the vendor's own file; returns a line that says what it is."""
+        lowered = lower(program.graph, program.encodings, program.graph.outputs)
+        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+            place = Path(folder)
+            request = {"dlc_folder": str(place)} if form == "qnn-dlc" else {"context_file": str(place / "context.onnx")}
+            with _Loaded(self, program, lowered, **request):
+                made = sorted(place.glob("*.dlc" if form == "qnn-dlc" else "context.onnx"))
+            if len(made) != 1:
+                raise ModelError(f"the vendor's runtime wrote {len(made)} files instead of one; the model was split into parts")
+            shutil.move(made[0], target)
+        chip = "" if form == "qnn-dlc" else f" for {program.soc.name}"
+        return f"{self.exports[form]}{chip}, {target.stat().st_size / 1e3:.0f} kB"
+
+    def child(self, soc: Soc) -> Child:
+        """The child process of a chip, started when it is first needed."""
+        child, served = self._children.get(soc.name, (None, 0))
+        if child is None or served >= _RENEW_AFTER or child.closed:
+            child, served = Child(), 0
+        self._children[soc.name] = (child, served + 1)
+        return child
+
+
+class _Loaded:
+    """A lowered model loaded in the child of its chip; a context manager."""
+
+    def __init__(self, backend: QnnBackend, program: Program, lowered: Lowered, **request: Any) -> None:
+        self.lowered = lowered
+        self._child = backend.child(program.soc)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "model.onnx"
+            save(lowered.graph, path)
+            asked = {"do": "load", "model": str(path), "soc": program.soc.id, "arch": program.soc.generation, **request}
+            answer, _ = self._child.ask(asked)
+        self.log = self._child.log(answer["log_start"])
+        self._session = answer["session"]
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Real values of the outputs by the names of the graph."""
+        arrays = {edge.port: edge.write(feeds[edge.name]) for edge in self.lowered.inputs}
+        asked = [edge.port for edge in self.lowered.outputs]
+        _, found = self._child.ask({"do": "run", "session": self._session, "outputs": list(dict.fromkeys(asked))}, arrays)
+        return {edge.name: edge.read(found[edge.port]) for edge in self.lowered.outputs}
+
+    def close(self) -> None:
+        if not self._child.closed:
+            self._child.ask({"do": "unload", "session": self._session})
+
+    def __enter__(self) -> _Loaded:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class _QnnSession(Session):
+    """Loads a model of its own for every set of tensors asked for, and keeps the last one."""
+
+    def __init__(self, backend: QnnBackend, program: Program) -> None:
+        super().__init__(program)
+        self._backend = backend
+        self._made_for: tuple[tuple[str, ...], tuple[tuple[int, ...], ...]] = ((), ())
+        self._loaded: _Loaded | None = None
+
+    def _run(self, feeds: Mapping[str, Array], tensors: Sequence[str]) -> dict[str, Array]:
+        graph = self.program.graph
+        computed = tuple(n for n in tensors if n not in graph.inputs and not graph.tensor(n).is_constant)
+        shapes = tuple(feeds[n].shape for n in graph.inputs)
+        if self._loaded is None or (computed, shapes) != self._made_for:
+            self.close()
+            self._loaded, self._made_for = self._load(computed, feeds), (computed, shapes)
+        found = self._loaded.run(feeds)
+        return {n: found[n] if n in found else self._given(feeds, n) for n in tensors}
+
+    def _given(self, feeds: Mapping[str, Array], name: str) -> Array:
+        """A graph input or a constant, rounded to its grid."""
+        value = self.program.graph.tensor(name).data
+        value = feeds[name] if value is None else value
+        encoding = self.program.encodings.get(name)
+        return value if encoding is None else fake_quantize(value, encoding)
+
+    def _load(self, tensors: Sequence[str], feeds: Mapping[str, Array], **request: Any) -> _Loaded:
+        """Load the model for the shapes of ``feeds``."""
+        program = attrs.evolve(self.program, graph=_bound(self.program.graph, feeds))
+        lowered = lower(program.graph, program.encodings, tensors)
+        try:
+            return _Loaded(self._backend, program, lowered, **request)
+        except QnnRuntimeError as failure:
+            problems = _problems(failure, lowered, ())
+            where = f"{program.backend}:{program.soc.name}"
+            more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+            hint = f"npukit check MODEL --backend {where} lists all"
+            raise ConstraintError(f"{where} refuses the model: {problems[0]}{more}", problems=problems, hint=hint) from None
+
+    def metrics(self) -> dict[str, Any]:
+        """Versions, the device, and the nodes it took by op, once something has run: nothing ever falls back to the CPU."""
+        answer, _ = self._backend.child(self.program.soc).ask({"do": "versions"})
+        facts: dict[str, Any] = {key: answer[key] for key in ("onnxruntime", "onnxruntime-qnn", "device")}
+        if self._loaded is not None:
+            taken = Counter(node.op for node in placed(read_log(self._loaded.log), self._loaded.lowered.nodes))
+            facts |= {"nodes on the device": sum(taken.values()), "nodes on the CPU": 0, "ops": dict(sorted(taken.items()))}
+        return facts
+
+    def profile(self, feeds: Mapping[str, Array]) -> tuple[OpTime, ...]:
+        """Per-op figures of one run, as the runtime reports them; on the simulator they are times of this machine."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "profile.csv"
+            with self._load(self.program.graph.outputs, feeds, profile_file=str(path)) as loaded:
+                loaded.run(feeds)
+            if not path.exists():
+                raise ModelError("the vendor's runtime wrote no profile")
+            return _op_times(path, loaded.lowered)
+
+    def close(self) -> None:
+        if self._loaded is not None:
+            self._loaded.close()
+            self._loaded = None
+
+
+def _problems(failure: QnnRuntimeError, lowered: Lowered, found: tuple[Problem, ...]) -> tuple[Problem, ...]:
+    """Why a model did not load, node by node where the log says so."""
+    verdicts = read_log(failure.log)
+    problems = refusals(verdicts, lowered.nodes, found)
+    if problems:
+        return problems
+    rule = "vendor" if not all(v.accepted for v in verdicts) else "vendor-build"
+    what = "; ".join(leftovers(verdicts)) or f"accepted node by node, then the runtime failed to build it: {failure}"
+    return (Problem("error", rule, lowered.graph.name, "model", "", what, "", "onnxruntime-qnn"),)
+
+
+def _bound(graph: Graph, feeds: Mapping[str, Array]) -> Graph:
+    """The graph with its symbolic input dimensions bound to those of ``feeds``: the runtime takes fixed shapes only."""
+    shapes = {name: graph.tensor(name).shape or () for name in graph.inputs if name in feeds}
+    symbols = {
+        d: size for name, dims in shapes.items() for d, size in zip(dims, feeds[name].shape, strict=True) if isinstance(d, str)
+    }
+    return load(serialize(graph), symbols=symbols) if symbols else graph
+
+
+def _op_times(path: Path, lowered: Lowered) -> tuple[OpTime, ...]:
+    """The node rows of the runtime's profile, in the names of the graph where the row belongs to one of its nodes."""
+    found = []
+    with path.open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            event = _NODE_EVENT.match(row["Event Identifier"]) if row["Message"] == "NODE" else None
+            if event is not None:
+                node = lowered.nodes.get(event[1])
+                name, op = (node.name, node.op) if node else (event[1], "")
+                found.append(OpTime(name, op, float(row["Time"]), row["Unit of Measurement"].lower()))
+    return tuple(found)
