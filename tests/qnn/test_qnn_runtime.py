@@ -42,6 +42,8 @@ def test_any_tensor_can_be_asked_for(quantized: Quantized, images: Array) -> Non
     found = compare(quantized, backends=["htp", "qnn"], data={"image": images[:2]})
     assert len(found.tensors) > 5
     assert all(np.isfinite(row.sqnr["qnn"]) and row.sqnr["qnn"] > 10 for row in found.tensors)
+    assert found.pair == ("htp", "qnn")
+    assert all(row.agreement is not None and row.agreement.within_one > 0.9 for row in found.tensors)
 
 
 def test_metrics_report_the_placement(quantized: Quantized, images: Array) -> None:

@@ -16,6 +16,7 @@ from npukit.errors import ConstraintError, DataError, EncodingError, UsageError
 from npukit.graph import Graph, Node, make_graph, save
 from npukit.plugins import Registry
 from npukit.quantization import Quantized, compare, open_session
+from npukit.quantization.compare import _CodeMeter
 
 RNG = np.random.default_rng(0)
 REGISTRY = Registry.load()
@@ -224,3 +225,23 @@ def test_overflow_is_no_signal() -> None:
     q = quantized(graph, options=nk.Options(activations="float16"))
     found = compare(q, backends=["htp"], data=DATA, registry=REGISTRY)
     assert found.outputs[0].sqnr["htp"] == -np.inf
+
+
+def test_compare_counts_codes() -> None:
+    """Two backends with encodings are compared code by code: shifted results are counted in steps, equal ones as equal."""
+    model = quantized()
+    same = compare(model, backends=["htp", "cpu:qdq"], data=DATA, registry=REGISTRY)
+    assert same.pair == ("htp", "cpu:qdq")
+    assert all(row.agreement is not None and row.agreement.within_one == 1 for row in same.outputs)
+    assert compare(model, backends=["cpu", "htp"], data=DATA, registry=REGISTRY).pair == ()
+
+
+def test_code_meter_counts_steps() -> None:
+    """One code of four is a step off and one three steps: half are equal, three quarters within one step."""
+    grid = Encoding("uint8", np.float32(0.5), np.int64(0))
+    meter = _CodeMeter({"t": grid})
+    meter.add({"t": np.array([0, 0.5, 1, 1.5], np.float32)}, {"t": np.array([0, 0.5, 1.5, 3], np.float32)})
+    found = meter.agreement("t")
+    assert found is not None
+    assert (found.exact, found.within_one, found.largest) == (0.5, 0.75, 3)
+    assert meter.agreement("other") is None

@@ -2,12 +2,15 @@
 
 A float model is quantized for each backend first, on --calibration-data or else on --data itself; a .dlc is run with the encodings
 it has. SQNR = 10 log10(signal / noise) over all samples, in dB. --write-overrides writes an encodings file that raises the worst
-tensors to 16 bits, for `npukit quantize --overrides`.
+tensors to 16 bits, for `npukit quantize --overrides`. Two backends that compute with encodings, such as htp,qnn, are also compared
+code by code: the share of equal codes, of codes at most one step apart, and the SQNR of one against the other.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from npukit.cli._console import Console
 from npukit.cli._files import check_writable, write_text
@@ -24,6 +27,9 @@ from npukit.cli._options import (
     symbols_from,
 )
 from npukit.cli._quantize import add_calibration
+
+if TYPE_CHECKING:
+    from npukit.quantization.compare import Comparison, TensorRow
 
 SUMMARY = "where do backends part?"
 
@@ -77,6 +83,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
             "",
             table(["Depth", "Tensor", "Op", *headers], rows),
         ]
+    if found.pair:
+        parts += _agreement_lines(found, worst)
     raised = found.raised(args.worst) if target is not None else {}
     if target is not None:
         write_text(target, write_encodings(raised, found.graph, "1.0.0"))
@@ -84,6 +92,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     data = {
         "reference": found.reference,
         "samples": found.samples,
+        "pair": found.pair,
         "outputs": found.outputs,
         "worst": worst,
         "tensors": found.tensors,
@@ -91,3 +100,19 @@ def run(args: argparse.Namespace, console: Console) -> int:
     }
     console.emit("\n".join(parts), data)
     return 0
+
+
+def _agreement_lines(found: Comparison, worst: Sequence[TensorRow]) -> list[str]:
+    """The last two quantized backends code by code: outputs first, then the worst tensors by depth."""
+    from npukit.report import decibels, percent, table
+
+    headers = ["Depth", "Tensor", "Op", "Equal", "Within 1", "Largest", "SQNR"]
+    seen = {r.name: r for r in (*found.outputs, *worst)}.values()
+    rows = [
+        (r.depth, r.name, r.op, percent(a.exact), percent(a.within_one), a.largest, decibels(a.sqnr))
+        for r in seen
+        if (a := r.agreement) is not None
+    ]
+    if not rows:
+        return ["", f"{found.pair[0]} and {found.pair[1]} have no tensor on a common grid"]
+    return ["", f"codes of {found.pair[0]} against {found.pair[1]}, in steps of the grid", "", table(headers, rows)]

@@ -53,8 +53,22 @@ def _open(backend: Backend, planner: Backend, soc: Soc, origin: Source) -> Sessi
 
 
 @attrs.frozen
+class Agreement:
+    """How far two backends agree on one tensor of one grid: shares of equal codes and of codes at most one step apart, the
+    largest difference in steps, and the SQNR of one against the other in dB (inf when equal)."""
+
+    exact: float
+    within_one: float
+    largest: int
+    sqnr: float
+
+
+@attrs.frozen
 class TensorRow:
-    """Agreement of one tensor with the reference: ``sqnr`` in dB per backend (inf when equal), ``depth`` its place in the graph."""
+    """One tensor: ``sqnr`` against the reference in dB per backend (inf when equal), ``depth`` its place in the graph.
+
+    ``agreement`` is that of the pair of backends compared code by code, None where they have no common grid.
+    """
 
     name: str
     op: str
@@ -62,17 +76,20 @@ class TensorRow:
     low: float
     high: float
     sqnr: Mapping[str, float]
+    agreement: Agreement | None = None
 
 
 @attrs.frozen(eq=False)
 class Comparison:
-    """SQNR of every tensor on each backend against the float reference.
+    """SQNR of every tensor on each backend against the float reference, and the agreement of two backends code by code.
 
-    SQNR = 10 log10(sum x^2 / sum (x - y)^2) over all samples, in dB.
+    SQNR = 10 log10(sum x^2 / sum (x - y)^2) over all samples, in dB. ``pair`` names the last two backends that compute with
+    encodings, () when there are not two: the first of them is judged by the second.
     """
 
     reference: str
     backends: tuple[str, ...]
+    pair: tuple[str, ...]
     samples: int
     outputs: tuple[TensorRow, ...]
     tensors: tuple[TensorRow, ...]
@@ -151,26 +168,32 @@ def compare(
     names = [
         n for n in graph.float_activations() if n not in inner and all(n in s.program.graph.tensors for s in sessions.values())
     ]
+    pair = tuple(label for label, s in sessions.items() if not s.ignores_encodings)[-2:]
+    pair = pair if len(pair) == 2 else ()
     with reference:
         meter = _Meter(names, list(sessions))
+        codes = _CodeMeter(_common_grids(names, *(sessions[label].program.encodings for label in pair)) if pair else {})
         samples = 0
         batches = open_data(data, graph, limit=options.limit)
         total = len(batches) if isinstance(batches, Sized) else None
         for feeds in batches:
             wanted = reference.run(feeds, names)
             meter.see(wanted)
-            for label, session in sessions.items():
-                meter.add(label, wanted, session.run(feeds, names))
+            got = {label: session.run(feeds, names) for label, session in sessions.items()}
+            for label in got:
+                meter.add(label, wanted, got[label])
+            if pair:
+                codes.add(got[pair[0]], got[pair[1]])
             samples += 1
             on_event(Event("compare", samples, total))
     if not samples:
         raise DataError("there is no data to compare on")
     for session in sessions.values():
         session.close()
-    rows = meter.rows(graph)
+    rows = [attrs.evolve(row, agreement=codes.agreement(row.name)) for row in meter.rows(graph)]
     encodings = {label: dict(s.program.encodings) for label, s in sessions.items()}
     outputs = tuple(r for r in rows if r.name in graph.outputs)
-    return Comparison("cpu:float32", tuple(sessions), samples, outputs, tuple(rows), encodings, graph)
+    return Comparison("cpu:float32", tuple(sessions), pair, samples, outputs, tuple(rows), encodings, graph)
 
 
 def _inner(graph: Graph, encodings: Mapping[str, Encoding]) -> set[str]:
@@ -212,6 +235,37 @@ class _Meter:
             low, high = self._low[name], self._high[name]
             found.append(TensorRow(name, node.op if node else "input", depth.get(name, 0), low, high, levels))
         return found
+
+
+def _common_grids(names: Iterable[str], a: Mapping[str, Encoding], b: Mapping[str, Encoding]) -> dict[str, Encoding]:
+    """The tensors that both sides have on the same integer grid with one scale."""
+    both = {n: (a[n], b[n]) for n in names if n in a and n in b}
+    return {n: x for n, (x, y) in both.items() if not x.is_float and x.granularity == "tensor" and x.same_grid(y)}
+
+
+class _CodeMeter:
+    """Counts of equal and neighbouring codes per tensor, of two backends."""
+
+    def __init__(self, grids: Mapping[str, Encoding]) -> None:
+        self._grids = grids
+        self._counts = {name: np.zeros(3, np.int64) for name in grids}  # all, equal, at most one step apart
+        self._largest = dict.fromkeys(grids, 0)
+        self._power = {name: np.zeros(2) for name in grids}  # of the signal, of the difference
+
+    def add(self, a: Mapping[str, Array], b: Mapping[str, Array]) -> None:
+        for name, grid in self._grids.items():
+            x, y = np.asarray(a[name], np.float64).ravel(), np.asarray(b[name], np.float64).ravel()
+            steps = np.abs(np.rint((x - y) / float(grid.steps)))
+            self._counts[name] += np.array([steps.size, np.count_nonzero(steps == 0), np.count_nonzero(steps <= 1)])
+            self._largest[name] = max(self._largest[name], int(steps.max(initial=0)))
+            self._power[name] += (y @ y, (x - y) @ (x - y))
+
+    def agreement(self, name: str) -> Agreement | None:
+        if name not in self._grids or not self._counts[name][0]:
+            return None
+        total, equal, near = (int(n) for n in self._counts[name])
+        signal, noise = (float(p) for p in self._power[name])
+        return Agreement(equal / total, near / total, self._largest[name], _decibel(signal, noise))
 
 
 def _decibel(signal: float, noise: float) -> float:
