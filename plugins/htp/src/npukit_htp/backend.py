@@ -11,7 +11,7 @@ import yaml
 
 from npukit.backend import Kernel, KernelBackend, OpConstraint, Precision, Soc, load_constraints, load_socs
 from npukit.graph import Graph, fold_batch_norm, fold_constants, remove_dead_nodes
-from npukit_htp.kernels import KERNELS
+from npukit_htp.profile import kernels_of, profile_of
 from npukit_htp.rewrites import fuse_gelu
 
 _DATA = Path(__file__).parent / "data"
@@ -33,8 +33,8 @@ class HtpBackend(KernelBackend):
     """An emulator of the Hexagon Tensor Processor that computes documented integer arithmetic.
 
     Convolutions and matrix products are exact integer sums, requantized with one float32 multiplier; unary functions are the
-    correctly rounded real result; other ops compute in float32 between their grids. One arithmetic serves every SoC: SoCs
-    differ in what they accept.
+    correctly rounded real result; other ops compute in float32 between their grids. Float islands compute in float16 from v73
+    on; in everything else one arithmetic serves every SoC, and SoCs differ in what they accept.
     """
 
     name = "htp"
@@ -66,4 +66,5 @@ class HtpBackend(KernelBackend):
         return remove_dead_nodes(fuse_gelu(fold_batch_norm(fold_constants(graph))))
 
     def kernels(self, soc: Soc) -> Mapping[str, Kernel]:
-        return KERNELS
+        """The kernels of the chip's numeric family (``npukit_htp.profile``)."""
+        return kernels_of(profile_of(soc))

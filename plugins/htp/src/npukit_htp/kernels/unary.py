@@ -36,12 +36,13 @@ def _gelu(node: Node) -> ArrayFunction:
 
 
 def _hard_sigmoid(node: Node) -> ArrayFunction:
-    alpha, beta = node.get("alpha", 0.2), node.get("beta", 0.5)
-    return lambda x: np.clip(alpha * x + beta, 0, 1)
+    # In float32 as ONNX defines it: a slope that is a multiple of the steps makes every value a tie.
+    alpha, beta = np.float32(node.get("alpha", 0.2)), np.float32(node.get("beta", 0.5))
+    return lambda x: np.clip(alpha * x.astype(np.float32) + beta, 0, 1)
 
 
 def _leaky_relu(node: Node) -> ArrayFunction:
-    alpha = node.get("alpha", 0.01)
+    alpha = node.get("alpha", float(np.float32(0.01)))
     return lambda x: np.where(x < 0, alpha * x, x)
 
 

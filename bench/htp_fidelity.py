@@ -1,0 +1,201 @@
+"""How far the HTP emulator agrees with the vendor's simulator, on the same encodings: op by op, and on whole models.
+
+    python bench/htp_fidelity.py [--soc SM8750,SM8350] [--case PATTERN] [--csv FILE] [--zoo FOLDER]
+
+Needs onnxruntime-qnn. Ops: equal codes, codes within one step, largest difference, SQNR of emulator against simulator; every row
+is held against its bar. Models (--zoo): SQNR against float of both, per output, and their difference. Exit code 1 when a bar is
+missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import fnmatch
+import statistics
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import attrs
+import grid
+import numpy as np
+import zoo
+from numpy.typing import NDArray
+
+from npukit.backend import Backend, Soc
+from npukit.errors import NpukitError
+from npukit.plugins import Registry
+from npukit.quantization import Options, compare, quantize
+
+Array = NDArray[Any]
+
+EXACT = {
+    "MaxPool", "MaxPool3s2p1", "GlobalMaxPool", "Concat_same", "Split", "Slice", "Pad_const", "Pad_reflect", "Reshape",
+    "Flatten", "Squeeze", "Unsqueeze", "Expand", "Tile", "Resize_nearest", "DepthToSpace", "SpaceToDepth", "Gather",
+    "GatherElements", "GatherND", "ScatterND", "Equal", "Greater", "Less", "Where", "ArgMax", "ArgMin",
+}  # fmt: skip
+TABLES = {
+    "Relu", "Clip06", "LeakyRelu", "Sigmoid", "Sigmoid_auto", "Tanh", "HardSwish", "HardSigmoid", "Gelu", "Gelu_tanh", "Elu",
+    "Softplus", "Sqrt", "Exp", "Log", "Abs", "Neg", "Sin", "Cos", "Atan", "Floor", "Ceil", "Round", "Sign", "Pow2", "Pow3",
+    "Reciprocal",
+}  # fmt: skip
+PRODUCTS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
+
+
+@attrs.frozen
+class Row:
+    """One cell of the grid on one chip; ``exact`` and ``within1`` in per cent, ``largest`` in steps, ``sqnr`` in dB."""
+
+    case: str
+    types: str
+    soc: str
+    count: int = 0
+    exact: float = 0.0
+    within1: float = 0.0
+    largest: int = 0
+    sqnr: float = 0.0
+    bar: str = ""
+    verdict: str = ""
+
+
+def bar(case: str, act: str, weight: str, granularity: str, generation: int) -> tuple[str, float, int | None]:
+    """(name, least share of equal codes in per cent, largest difference in steps) that a cell is held to."""
+    weighted = weight != "-"
+    if act.startswith("f"):
+        return ("fp16 product", 99.8, None) if weighted and grid.CASES[case].op in PRODUCTS else ("", 0.0, None)
+    eight = act in ("u8", "s8")
+    if case in EXACT:
+        return "exact", 100.0, 0
+    if eight and case in TABLES:
+        return "table", 100.0, 0
+    if weighted and eight and granularity in ("pt", "pc") and grid.CASES[case].op in PRODUCTS:
+        return "8-bit product", 97.0 if generation >= 73 else 95.0, 1
+    if weighted and act == "u16" and (weight, granularity) == ("s8", "pc") and grid.CASES[case].op in PRODUCTS:
+        return ("u16 x s8", 0.0, 2) if generation >= 73 else ("", 0.0, None)
+    if eight and not weighted:
+        return "8-bit other", 94.0, 1
+    return ("16-bit other", 0.0, 262) if not eight else ("", 0.0, None)
+
+
+def measure(name: str, configuration: tuple[str, str, str], ours: Backend, theirs: Backend, soc: Soc) -> Row | None:
+    """Both backends on one cell; None where the vendor does not run it."""
+    model = grid.build(name, *configuration)
+    types = configuration[0] if configuration[1] == "-" else ":".join(configuration)
+    with theirs.open(theirs.compile(model.graph, model.encodings, soc)) as session:
+        try:
+            wanted = session.run(model.feeds)
+        except NpukitError:
+            return None
+    with ours.open(ours.compile(model.graph, model.encodings, soc)) as session:
+        found = session.run(model.feeds)
+    steps, signal, noise = [], 0.0, 0.0
+    for output, value in wanted.items():
+        encoding, other = model.encodings.get(output), found[output]
+        x, y = other.astype(np.float64), value.astype(np.float64)
+        if encoding is not None and not encoding.is_float:
+            steps.append(np.rint((x - y) / float(encoding.steps)))
+        elif encoding is not None:  # in units of the last place of float16
+            steps.append(_ulps(x) - _ulps(y))
+        else:
+            steps.append(x - y)
+        signal, noise = signal + float((y * y).sum()), noise + float(((x - y) ** 2).sum())
+    apart = np.abs(np.concatenate([s.ravel() for s in steps]))
+    sqnr = float("inf") if noise == 0 else 10 * float(np.log10(max(signal, 1e-30) / noise))
+    least, most = bar(name, *configuration, soc.generation)[1:]
+    exact, within1 = 100 * float((apart == 0).mean()), 100 * float((apart <= 1).mean())
+    verdict = "met" if exact >= least and (most is None or apart.max() <= most) else "missed"
+    label = bar(name, *configuration, soc.generation)[0]
+    return Row(name, types, soc.name, apart.size, exact, within1, int(apart.max()), sqnr, label, verdict if label else "")
+
+
+def _ulps(values: Array) -> Array:
+    """float16 values as integers in the order of the numbers."""
+    bits = values.astype(np.float16).view(np.int16).astype(np.int64)
+    return np.where(bits < 0, -32768 - bits, bits).astype(np.float64)
+
+
+def ops(names: list[str], socs: list[str]) -> Iterator[Row]:
+    registry = Registry.load()
+    for chip in socs:
+        ours, soc = registry.resolve(f"htp:{chip}")
+        theirs, _ = registry.resolve(f"qnn:{chip}")
+        for name in names:
+            for configuration in grid.configurations(grid.CASES[name]):
+                if configuration[0] != "f32" and (row := measure(name, configuration, ours, theirs, soc)) is not None:
+                    yield row
+
+
+CONFIGS = {
+    "u8s8pc": Options(),
+    "u8u8pt": Options(weights="uint8", per_channel=False),
+    "u16u8pt": Options(activations="uint16", weights="uint8", per_channel=False),
+    "u16s8pc": Options(activations="uint16"),
+}
+MODELS = ("ultraface_rfb_320", "fastestdet", "yunet_n_320", "super_resolution_x3", "resnet20_cifar10", "mobilenetv2s_cifar10")
+
+
+def models(folder: Path, socs: list[str], samples: int = 4) -> Iterator[tuple[str, str, str, str, float, float]]:
+    """(model, configuration, chip, output, emulator dB, simulator dB) against the float model."""
+    for name in MODELS:
+        case = zoo.case(name, folder)
+        data = [{k: v[:1] for k, v in feeds.items()} for feeds in case.evaluation[:samples]]
+        for label, options in CONFIGS.items():
+            for chip in socs:
+                made = quantize(case.model, backend=f"htp:{chip}", data=case.calibration[:16], options=options, batch=1)
+                pair = (f"htp:{chip}", f"qnn:{chip}")
+                try:
+                    found = compare(made, backends=pair, data=data, outputs_only=True)
+                except NpukitError as error:
+                    print(f"{name} {label} {chip}: {error}", file=sys.stderr)
+                    continue
+                for row in found.outputs:
+                    yield name, label, chip, row.name, row.sqnr[pair[0]], row.sqnr[pair[1]]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--soc", default="SM8750,SM8350")
+    parser.add_argument("--case", default="*", help="cases to run, a pattern; '' for none")
+    parser.add_argument("--csv", type=Path, help="write the rows of the ops there")
+    parser.add_argument("--zoo", type=Path, help="folder with the pretrained models; without it only ops are compared")
+    args = parser.parse_args()
+    socs = args.soc.split(",")
+    rows = []
+    for row in ops(fnmatch.filter(grid.CASES, args.case), socs):
+        rows.append(row)
+        mark = {"met": " ", "missed": "!", "": "-"}[row.verdict]
+        print(
+            f"{mark} {row.soc} {row.case:18} {row.types:14} {row.exact:6.2f} {row.within1:6.2f} {row.largest:6} {row.sqnr:6.1f}  {row.bar}"
+        )
+    missed = [row for row in rows if row.verdict == "missed"]
+    print(f"{len(rows)} cells, {sum(row.verdict == 'met' for row in rows)} bars met, {len(missed)} missed")
+    if args.csv and rows:
+        with args.csv.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(["op", "types", "soc", "count", "exact", "within1", "largest", "sqnr_db", "bar", "verdict"])
+            for row in rows:
+                figures = (f"{row.exact:.2f}", f"{row.within1:.2f}", row.largest, f"{row.sqnr:.1f}")
+                writer.writerow((row.case, row.types, row.soc, row.count, *figures, row.bar, row.verdict))
+    if args.zoo:
+        missed += whole(args.zoo, socs)
+    return 1 if missed else 0
+
+
+def whole(folder: Path, socs: list[str]) -> list[Any]:
+    """Print the whole models; returns what misses its bar (median 0.3 dB, every output 3 dB, on v73 and later)."""
+    rows = list(models(folder, socs))
+    for name, label, chip, output, ours, theirs in rows:
+        print(f"{chip} {name:22} {label:8} {output:12} {ours:7.2f} {theirs:7.2f} {ours - theirs:+6.2f}")
+    missed = []
+    for chip in socs:
+        apart = [abs(ours - theirs) for _, _, c, _, ours, theirs in rows if c == chip]
+        if apart:
+            print(f"{chip}: median {statistics.median(apart):.2f} dB, largest {max(apart):.2f} dB over {len(apart)} outputs")
+            missed += [chip] if statistics.median(apart) > 0.3 or max(apart) > 3 else []
+    return missed
+
+
+if __name__ == "__main__":
+    sys.exit(main())
