@@ -154,6 +154,12 @@ def models(folder: Path, socs: list[str], samples: int = 4) -> Iterator[tuple[st
                     yield name, label, chip, row.name, row.sqnr[pair[0]], row.sqnr[pair[1]]
 
 
+def line(row: Row) -> str:
+    mark = {"met": " ", "missed": "!", "": "-"}[row.verdict]
+    figures = f"{row.exact:6.2f} {row.within1:6.2f} {row.largest:6} {row.sqnr:6.1f}"
+    return f"{mark} {row.soc} {row.case:18} {row.types:14} {figures}  {row.bar}"
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--soc", default="SM8750,SM8350")
@@ -165,10 +171,7 @@ def main() -> int:
     rows = []
     for row in ops(fnmatch.filter(grid.CASES, args.case), socs):
         rows.append(row)
-        mark = {"met": " ", "missed": "!", "": "-"}[row.verdict]
-        print(
-            f"{mark} {row.soc} {row.case:18} {row.types:14} {row.exact:6.2f} {row.within1:6.2f} {row.largest:6} {row.sqnr:6.1f}  {row.bar}"
-        )
+        print(line(row))
     missed = [row for row in rows if row.verdict == "missed"]
     print(f"{len(rows)} cells, {sum(row.verdict == 'met' for row in rows)} bars met, {len(missed)} missed")
     if args.csv and rows:

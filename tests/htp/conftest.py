@@ -45,9 +45,9 @@ def float_run(graph: Graph, feeds: Mapping[str, Array]) -> list[Array]:
     return list(session.run(None, dict(feeds)))
 
 
-def emulate(graph: Graph, encodings: Mapping[str, Encoding], feeds: Mapping[str, Array]) -> dict[str, Array]:
+def emulate(graph: Graph, encodings: Mapping[str, Encoding], feeds: Mapping[str, Array], soc: str = "") -> dict[str, Array]:
     backend = HtpBackend()
-    with backend.open(backend.compile(graph, encodings, backend.soc())) as session:
+    with backend.open(backend.compile(graph, encodings, backend.soc(soc))) as session:
         return session.run(feeds)
 
 
@@ -59,6 +59,7 @@ def run_op(
     *,
     constants: Sequence[int] = (),
     outputs: int = 1,
+    soc: str = "",
     **attributes: Any,
 ) -> Outcome:
     """Run one op. ``out`` may be an encoding, or a type for which the grid is made from the reference's own range."""
@@ -77,7 +78,7 @@ def run_op(
     real = float_run(graph({n: rounded[n] for n in fixed}), {n: rounded[n] for n in fed})[0]
     grid = encoding_for_range(real.min(initial=0), real.max(initial=0), out) if isinstance(out, str) else out
     encodings = dict(given) if grid is None else {**given, **dict.fromkeys(made, grid)}
-    got = emulate(graph(fixed), encodings, fed)[made[0]]
+    got = emulate(graph(fixed), encodings, fed, soc)[made[0]]
     expected = real if grid is None else fake_quantize(real, grid)
     return Outcome(got, expected, grid)
 

@@ -464,7 +464,8 @@ def test_movement(case: str, rng: np.random.Generator, run_op: Callable[..., Any
     arrays = [x, *(None if v is None else np.asarray(v) for v in rest)]
     grid, fixed = grid_of(x), range(1, len(arrays))
     run_op(op, arrays, [grid], grid, constants=fixed, **attributes).check(1, 0)
-    run_op(op, arrays, [grid], "uint16", constants=fixed, **attributes).check(0.98)
+    # Before v73, where a change of grid is computed in float32; test_htp_profiles has the float16 of later chips.
+    run_op(op, arrays, [grid], "uint16", constants=fixed, soc="v68", **attributes).check(0.98)
     plain = run_op(op, arrays, out=None, constants=fixed, **attributes)
     assert np.array_equal(plain.got, plain.expected)
 
