@@ -10,7 +10,22 @@ import attrs
 import numpy as np
 import pytest
 
-from npukit.backend import Accumulator, Backend, Call, Kernel, OpConstraint, Port, Precision, Program, Result, Session, Soc, Value
+from npukit.backend import (
+    Accumulator,
+    Backend,
+    Call,
+    FastCall,
+    Kernel,
+    Lowering,
+    OpConstraint,
+    Port,
+    Precision,
+    Program,
+    Result,
+    Session,
+    Soc,
+    Value,
+)
 from npukit.encoding import Array, Encoding, container
 from npukit.errors import UsageError
 from npukit.graph import Graph
@@ -107,6 +122,37 @@ class IgnoresEncodings(Toy):
 
     def open(self, program: Program) -> Session:
         return super().open(attrs.evolve(program, encodings={}))
+
+
+class FastFormOf(Toy):
+    """A toy NPU with a fast form of Relu, which the healthy one has not."""
+
+    def lowerings(self, soc: Soc) -> Mapping[str, Lowering]:
+        return {"Relu": self.relu}
+
+    def relu(self, call: FastCall) -> bool:
+        """Relu in float32 between its grids."""
+        out = call.wanted()
+        return out is not None and call.give(call.quantized(call.write("Relu", call.real(0)), out))
+
+
+class RescalesInsteadOfRelu(FastFormOf):
+    """Equal for positive numbers only."""
+
+    def relu(self, call: FastCall) -> bool:
+        out = call.wanted()
+        return out is not None and call.give(call.quantized(call.write("Abs", call.real(0)), out))
+
+
+class TruncatesInFastForm(FastFormOf):
+    """One step off for half of the numbers, which the tolerance of test_op allows."""
+
+    def relu(self, call: FastCall) -> bool:
+        out = call.wanted()
+        if out is None:
+            return False
+        steps = call.write("Div", call.write("Relu", call.real(0)), call.literal(out.steps))
+        return call.give(call.rounded(call.write("Floor", steps), out))
 
 
 class NamelessSoc(Toy):
@@ -311,6 +357,8 @@ MUTANTS = [
     (PrepareDropsRelu, "test_prepare", ""),
     (ScalesWeightsInPlace, "test_nothing_is_changed", ""),
     (ChangesGridsInPlace, "test_nothing_is_changed", ""),
+    (RescalesInsteadOfRelu, "test_forms", "Relu"),
+    (TruncatesInFastForm, "test_forms", "Relu"),
     (IgnoresTensors, "test_intermediate_tensors", ""),
     (ReturnsDoubles, "test_session", ""),
     (RunsNan, "test_bad_feeds", ""),
@@ -324,7 +372,7 @@ MUTANTS = [
 def run_check(backend: Backend, name: str, op: str, folder: Path) -> None:
     """Call one test of the kit as pytest would."""
     kit = type("Kit", (BackendConformance,), {"backend": backend})()
-    arguments = {"test_op": (op,), "test_package": (folder,)}
+    arguments = {"test_op": (op,), "test_forms": (op,), "test_package": (folder,)}
     getattr(kit, name)(*arguments.get(name, ()))
 
 
@@ -334,6 +382,12 @@ def test_mutant_is_caught(mutant: Any, name: str, op: str, tmp_path: Path) -> No
     run_check(Toy(), name, op, tmp_path)
     with pytest.raises((AssertionError, pytest.fail.Exception, UsageError)):
         run_check(mutant(), name, op, tmp_path)
+
+
+def test_fast_form_that_is_right_passes(tmp_path: Path) -> None:
+    """The fast form that the mutants of test_forms spoil is equal to the kernel, and it is the one that runs."""
+    run_check(FastFormOf(), "test_forms", "Relu", tmp_path)
+    assert type("Kit", (BackendConformance,), {"backend": FastFormOf()})().lowered() == ["Relu"]
 
 
 def test_every_check_has_a_mutant() -> None:

@@ -9,8 +9,9 @@ from pathlib import Path
 import attrs
 import yaml
 
-from npukit.backend import Kernel, KernelBackend, OpConstraint, Precision, Soc, load_constraints, load_socs
+from npukit.backend import Kernel, KernelBackend, Lowering, OpConstraint, Precision, Soc, load_constraints, load_socs
 from npukit.graph import Graph, fold_batch_norm, fold_constants, remove_dead_nodes
+from npukit_htp.lower import LOWERINGS
 from npukit_htp.profile import kernels_of, profile_of
 from npukit_htp.rewrites import fuse_gelu
 
@@ -68,3 +69,6 @@ class HtpBackend(KernelBackend):
     def kernels(self, soc: Soc) -> Mapping[str, Kernel]:
         """The kernels of the chip's numeric family (``npukit_htp.profile``)."""
         return kernels_of(profile_of(soc))
+
+    def lowerings(self, soc: Soc) -> Mapping[str, Lowering]:
+        return LOWERINGS

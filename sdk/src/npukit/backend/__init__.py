@@ -2,17 +2,23 @@
 
 from npukit.backend._base import Backend, OpTime, Precision, Program, Session, check_feeds
 from npukit.backend._constraint import OpConstraint, Port, Problem, Soc, grid_matches, load_constraints, load_socs
-from npukit.backend._kernel import Accumulator, Call, Kernel, KernelBackend, Result, Value
+from npukit.backend._fast import FastCall, Lowering, Operand
+from npukit.backend._kernel import FORMS, Accumulator, Call, Kernel, KernelBackend, Result
 from npukit.backend._rules import Plan, Rules, port_axis
+from npukit.backend._value import Value
 
 __all__ = [
+    "FORMS",
     "Accumulator",
     "Backend",
     "Call",
+    "FastCall",
     "Kernel",
     "KernelBackend",
+    "Lowering",
     "OpConstraint",
     "OpTime",
+    "Operand",
     "Plan",
     "Port",
     "Precision",

@@ -11,27 +11,12 @@ import numpy as np
 
 from npukit.backend._base import Backend, Program, Session
 from npukit.backend._constraint import Soc
-from npukit.encoding import Array, Encoding, container, dequantize, fake_quantize, quantize
+from npukit.backend._fast import Lowering, Segment, lower, stages
+from npukit.backend._value import Value, value_of
+from npukit.backend.ort import is_installed
+from npukit.encoding import Array, Encoding, container
 from npukit.errors import ModelError
 from npukit.graph import Graph, Node, evaluate_node
-
-
-@attrs.frozen(eq=False)
-class Value:
-    """A tensor during a run: integer codes when ``encoding`` is a grid, else the values themselves."""
-
-    data: Array
-    encoding: Encoding | None = None
-
-    @property
-    def is_codes(self) -> bool:
-        return self.encoding is not None and not self.encoding.is_float
-
-    def real(self) -> Array:
-        """The real values, float32; non-float tensors (indices, masks) as they are."""
-        if self.encoding is None or self.encoding.is_float:
-            return self.data
-        return dequantize(self.data, self.encoding)
 
 
 @attrs.frozen(eq=False)
@@ -84,6 +69,10 @@ class KernelBackend(Backend):
     def kernels(self, soc: Soc) -> Mapping[str, Kernel]:
         """Op type -> kernel on this SoC. An op that is missing is computed in float by the ONNX reference."""
 
+    def lowerings(self, soc: Soc) -> Mapping[str, Lowering]:
+        """Op type -> how to write nodes of it in ONNX, with the results of the kernel bit for bit; by default there are none."""
+        return {}
+
     def supports(self, op: str, domain: str = "") -> bool:
         return not domain and op in self.kernels(self.soc())
 
@@ -102,53 +91,121 @@ class KernelBackend(Backend):
         return codes.astype(container(out))
 
     def compile(self, graph: Graph, encodings: Mapping[str, Encoding], soc: Soc) -> Program:
-        constants = {name: _constant_value(t.data, encodings.get(name)) for name, t in graph.tensors.items() if t.data is not None}
+        constants = {name: value_of(t.data, encodings.get(name)) for name, t in graph.tensors.items() if t.data is not None}
         return Program(self.name, soc, graph, dict(encodings), constants)
 
-    def open(self, program: Program) -> Session:
-        return _Interpreter(self, program)
+    def open(self, program: Program, kernels: str = "") -> Session:
+        """Load a program; ``kernels`` is one of FORMS.
+
+        "numpy" runs every node on its kernel, "fast" lowered nodes on ONNX Runtime; by default the fast form is taken when
+        onnxruntime is installed. Both give the same results. Raises PluginError when onnxruntime is needed and not installed.
+        """
+        fast = kernels == "fast" or (not kernels and is_installed())
+        return _Interpreter(self, program, self.lowerings(program.soc) if fast else {})
 
 
-def _constant_value(data: Array, encoding: Encoding | None) -> Value:
-    if encoding is None:
-        return Value(data)
-    if encoding.is_float:
-        return Value(fake_quantize(data, encoding), encoding)
-    return Value(quantize(data, encoding), encoding)
+FORMS = ("numpy", "fast")
+"""The forms in which a KernelBackend runs a program."""
+
+
+@attrs.frozen(eq=False)
+class _Step:
+    """One step of a run: a segment, or the node at a place in the graph; ``done`` are the tensors that nobody reads after it."""
+
+    run: Segment | int
+    done: tuple[str, ...]
+
+
+@attrs.frozen(eq=False)
+class _Plan:
+    """The steps that give ``tensors``; ``inputs`` are the graph inputs that are needed in their stored form."""
+
+    tensors: tuple[str, ...]
+    steps: tuple[_Step, ...]
+    inputs: frozenset[str]
+
+    @property
+    def segments(self) -> list[Segment]:
+        return [step.run for step in self.steps if isinstance(step.run, Segment)]
 
 
 class _Interpreter(Session):
-    def __init__(self, backend: KernelBackend, program: Program) -> None:
+    def __init__(self, backend: KernelBackend, program: Program, lowerings: Mapping[str, Lowering]) -> None:
         super().__init__(program)
         self._backend = backend
         self._kernels = backend.kernels(program.soc)
         self._memo: list[dict[str, Any]] = [{} for _ in program.graph.nodes]
-        self._last_use = _last_uses(program.graph)
+        self._fast = lower(program, lowerings, self._results)
+        self._stages = stages(program.graph, self._fast)
+        self._plan = self._plan_for(tuple(program.graph.outputs))
 
     def _run(self, feeds: Mapping[str, Array], tensors: Sequence[str]) -> dict[str, Array]:
-        graph, encodings = self.program.graph, self.program.encodings
+        if tuple(tensors) != self._plan.tensors:
+            self.close()
+            self._plan = self._plan_for(tuple(tensors))
+        encodings = self.program.encodings
         values: dict[str, Value] = dict(self.program.payload)
-        values |= {name: _constant_value(np.asarray(feeds[name]), encodings.get(name)) for name in graph.inputs}
-        wanted = set(tensors)
-        found = {name: values[name].real() for name in wanted if name in values}
-        for index, node in enumerate(graph.nodes):
-            # What overflows or is undefined becomes infinite, NaN or saturates, as on the chip; numpy need not warn of it.
-            with np.errstate(all="ignore"):
-                results = self._step(node, tuple(values[n] if n else None for n in node.inputs), self._memo[index])
-            for name, value in zip(node.outputs, results, strict=False):
-                values[name] = value
-                if name in wanted:
-                    found[name] = value.real()
-            for name in self._last_use[index]:
+        values |= {name: value_of(np.asarray(feeds[name]), encodings.get(name)) for name in self._plan.inputs}
+        found = {name: values[name].real() for name in tensors if name in values}
+        for step in self._plan.steps:
+            if isinstance(step.run, Segment):
+                made, shown = step.run.run(values, feeds)
+                found |= shown
+            else:
+                made = self._compute(step.run, values)
+                found |= {name: value.real() for name, value in made.items() if name in self._plan.tensors}
+            values |= made
+            for name in step.done:
                 values.pop(name, None)
         return {name: found[name] for name in tensors}
 
-    def _step(self, node: Node, inputs: tuple[Value | None, ...], memo: dict[str, Any]) -> list[Value]:
+    def metrics(self) -> dict[str, Any]:
+        """How many nodes run in the fast form, in how many segments, and which do not."""
+        nodes = self.program.graph.nodes
+        slow = [f"{n.name} ({n.op})" for index, n in enumerate(nodes) if index not in self._fast]
+        return {"nodes": len(nodes), "fast": len(self._fast), "segments": len(self._plan.segments), "numpy": slow}
+
+    def close(self) -> None:
+        for segment in self._plan.segments:
+            segment.close()
+
+    def _plan_for(self, tensors: tuple[str, ...]) -> _Plan:
+        """Decide what every step reads, makes and frees."""
+        graph = self.program.graph
+        entries = [stage if stage[0] in self._fast else stage[0] for stage in self._stages]
+        reads = [_reads(graph, entry) for entry in entries]
+        last = {name: place for place, names in enumerate(reads) for name in names}
+        runs = [
+            self._segment(entry, last, place, tensors) if isinstance(entry, tuple) else entry for place, entry in enumerate(entries)
+        ]
+        steps = []
+        for place, (run, names) in enumerate(zip(runs, reads, strict=True)):
+            made = run.exports if isinstance(run, Segment) else graph.nodes[run].outputs
+            done = [n for n in {*names, *made} if last.get(n, place) == place and not graph.tensors[n].is_constant]
+            steps.append(_Step(run, tuple(done)))
+        stored = {n for run, names in zip(runs, reads, strict=True) for n in (run.stored if isinstance(run, Segment) else names)}
+        return _Plan(tensors, tuple(steps), frozenset(graph.inputs) & (stored | set(tensors)))
+
+    def _segment(self, stage: tuple[int, ...], last: Mapping[str, int], place: int, tensors: Sequence[str]) -> Segment:
+        graph = self.program.graph
+        made = [n for index in stage for n in graph.nodes[index].outputs if n]
+        exports, shown = [n for n in made if last.get(n, place) > place], [n for n in made if n in tensors]
+        return Segment(graph, self.program.encodings, [self._fast[index] for index in stage], exports, shown)
+
+    def _compute(self, index: int, values: Mapping[str, Value]) -> dict[str, Value]:
+        """The outputs of a node, computed by its kernel."""
+        node = self.program.graph.nodes[index]
+        # What overflows or is undefined becomes infinite, NaN or saturates, as on the chip; numpy need not warn of it.
+        with np.errstate(all="ignore"):
+            results = self._results(node, tuple(values[n] if n else None for n in node.inputs), self._memo[index])
+        return dict(zip(node.outputs, results, strict=False))
+
+    def _results(self, node: Node, inputs: Sequence[Value | None], memo: dict[str, Any]) -> list[Value]:
         wanted = tuple(self.program.encodings.get(name) if name else None for name in node.outputs)
         kernel = self._kernels.get(node.op) if not node.domain else None
         results: Sequence[Result]
         if kernel is not None:
-            results = kernel(Call(node, inputs, wanted, memo))
+            results = kernel(Call(node, tuple(inputs), wanted, memo))
         else:
             results = evaluate_node(node, [None if v is None else v.real() for v in inputs], self.program.graph)
         return [self._place(result, encoding) for result, encoding in zip(results, wanted, strict=False)]
@@ -160,14 +217,11 @@ class _Interpreter(Session):
             if encoding is not None and not encoding.is_float:
                 return Value(self._backend.requantize(result, encoding, self.program.soc), encoding)
             result = (result.values * result.scale).astype(np.float32)
-        return _constant_value(result, encoding)
+        return value_of(result, encoding)
 
 
-def _last_uses(graph: Graph) -> list[list[str]]:
-    """For each node, the tensors that nobody reads after it (constants stay)."""
-    last = {name: index for index, node in enumerate(graph.nodes) for name in (*node.inputs, *node.outputs) if name}
-    uses: list[list[str]] = [[] for _ in graph.nodes]
-    for name, index in last.items():
-        if not graph.tensors[name].is_constant:
-            uses[index].append(name)
-    return uses
+def _reads(graph: Graph, entry: tuple[int, ...] | int) -> set[str]:
+    """The tensors that a node or a stage reads from outside."""
+    indices = (entry,) if isinstance(entry, int) else entry
+    made = {n for index in indices for n in graph.nodes[index].outputs}
+    return {n for index in indices for n in graph.nodes[index].inputs if n} - made

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,22 +21,36 @@ from npukit.graph import Graph, save, serialize
 _MAX_MESSAGE = 1 << 30
 
 
+def is_installed() -> bool:
+    """Whether onnxruntime is there."""
+    return find_spec("onnxruntime") is not None
+
+
 class OrtModel:
     """A graph loaded in ONNX Runtime on the CPU; a context manager.
 
-    ``outputs`` may name any tensors of the graph, intermediate ones too (all graph outputs by default). ``threads``: 0 lets ONNX
-    Runtime choose; ``optimize`` False runs every node as written. Raises PluginError when onnxruntime is not installed,
-    ModelError when it refuses the model.
+    ``outputs`` may name any tensors of the graph, intermediate ones too (all graph outputs by default). ``threads``: 0 takes the
+    environment variable OMP_NUM_THREADS, as numpy does, or else lets ONNX Runtime choose. ``optimize`` False runs every node as
+    written; ``fuse_qdq`` False fuses and removes no Q/DQ nodes. An input that is a constant as well need not be fed. Raises
+    PluginError when onnxruntime is not installed, ModelError when it refuses the model.
     """
 
-    def __init__(self, graph: Graph, outputs: Sequence[str] | None = None, *, threads: int = 0, optimize: bool = True) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        outputs: Sequence[str] | None = None,
+        *,
+        threads: int = 0,
+        optimize: bool = True,
+        fuse_qdq: bool = True,
+    ) -> None:
         self.outputs = tuple(graph.outputs if outputs is None else outputs)
         # Graph inputs and constants are no outputs that ONNX Runtime would give; they are answered from here.
         self._constants = {n: graph.tensors[n].data for n in self.outputs if graph.tensors[n].is_constant}
         self._inputs = [n for n in self.outputs if n in graph.inputs]
         self._fetched = [n for n in self.outputs if n not in self._constants and n not in graph.inputs]
         shown = tuple(dict.fromkeys((*graph.outputs, *self._fetched)))
-        self._session = _session(attrs.evolve(graph, outputs=shown), threads, optimize)
+        self._session = _session(attrs.evolve(graph, outputs=shown), threads, optimize, fuse_qdq)
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """The tensors asked for, by name."""
@@ -56,14 +72,17 @@ class OrtModel:
         self.close()
 
 
-def _session(graph: Graph, threads: int, optimize: bool) -> Any:
+def _session(graph: Graph, threads: int, optimize: bool, fuse_qdq: bool) -> Any:
     try:
         import onnxruntime as ort
     except ImportError as error:
         raise PluginError(f"onnxruntime is not installed ({error})", hint='pip install "npukit[ort]"') from None
     options = ort.SessionOptions()
     options.log_severity_level = 4
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = threads or _threads()
+    if not fuse_qdq:
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
+        options.add_session_config_entry("session.disable_double_qdq_remover", "1")
     level = ort.GraphOptimizationLevel
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
     size = sum(t.data.nbytes for t in graph.tensors.values() if t.data is not None)
@@ -75,6 +94,11 @@ def _session(graph: Graph, threads: int, optimize: bool) -> Any:
             return ort.InferenceSession(str(Path(folder) / "model.onnx"), options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise ModelError(f"ONNX Runtime refuses the model: {_one_line(error)}") from None
+
+
+def _threads() -> int:
+    number = os.environ.get("OMP_NUM_THREADS", "")
+    return int(number) if number.isdigit() else 0
 
 
 def _one_line(error: BaseException) -> str:

@@ -17,6 +17,7 @@ from npukit.cli._files import check_writable, write_text
 from npukit.cli._options import (
     add_backend,
     add_data,
+    add_kernels,
     add_model_inputs,
     add_overrides,
     add_precision,
@@ -37,6 +38,7 @@ SUMMARY = "where do backends part?"
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="an .onnx or .dlc file")
     add_backend(parser, default="cpu,htp", many=True)
+    add_kernels(parser)
     add_data(parser)
     parser.add_argument("--calibration-data", metavar="D", help="data to calibrate a float model on (default: --data)")
     add_calibration(parser)
@@ -69,6 +71,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
         registry=registry,
         symbols=symbols_from(args),
         batch=args.batch,
+        kernels=args.kernels,
         on_event=console.on_event,
     )
     headers = [f"{label} dB" for label in found.backends]

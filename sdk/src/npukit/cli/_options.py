@@ -41,6 +41,16 @@ def add_backend(parser: argparse.ArgumentParser, *, default: str = "htp", many: 
     group.add_argument("--soc-file", metavar="FILE.yaml", help="chips of your own: rows with name and arch")
 
 
+def add_kernels(parser: argparse.ArgumentParser) -> None:
+    """``--kernels``."""
+    parser.add_argument(
+        "--kernels",
+        choices=("numpy", "fast"),
+        default="",
+        help="how an emulator computes: numpy is the definition, fast gives the same on ONNX Runtime (default where installed)",
+    )
+
+
 def add_model_inputs(parser: argparse.ArgumentParser) -> None:
     """Flags that make the shapes of a model static."""
     group = parser.add_argument_group("model")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from npukit.cli._console import Console
 from npukit.cli._files import INDEX, check_result_folder, result_folder, safe_name
-from npukit.cli._options import add_backend, add_data, add_model_inputs, existing, registry_from, symbols_from
+from npukit.cli._options import add_backend, add_data, add_kernels, add_model_inputs, existing, registry_from, symbols_from
 from npukit.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ SUMMARY = "run a model on a backend"
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="a .dlc or .onnx file")
     add_backend(parser, default="")
+    add_kernels(parser)
     add_data(parser)
     add_model_inputs(parser)
     parser.add_argument("-o", "--output", metavar="FOLDER", help="write the results there")
@@ -49,6 +50,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
         registry=registry_from(args),
         symbols=symbols_from(args),
         batch=args.batch,
+        kernels=args.kernels,
     ) as session:
         batches = open_data(args.data, session.program.graph, limit=args.limit)
         names = wanted or [t.name for t in session.outputs]

@@ -10,14 +10,16 @@ from typing import Any
 import attrs
 import numpy as np
 
-from npukit.backend import Backend, Session, Soc
+from npukit.backend import FORMS, Backend, KernelBackend, Session, Soc
 from npukit.encoding import Array, Encoding, encoding_for_range
-from npukit.errors import DataError, UsageError
+from npukit.errors import DataError, UsageError, did_you_mean
 from npukit.events import Event, OnEvent, ignore
 from npukit.graph import Graph
 from npukit.plugins import Registry
 from npukit.quantization.data import open_data
 from npukit.quantization.pipeline import Options, Quantized, Source, quantize, read_source
+
+_KERNELS_HINT = "--kernels is for emulators such as htp"
 
 
 def open_session(
@@ -29,12 +31,13 @@ def open_session(
     registry: Registry | None = None,
     symbols: Mapping[str, int] | None = None,
     batch: int | None = None,
+    kernels: str = "",
 ) -> Session:
     """Load a model on a backend: a Quantized, a Package, or the path of a .dlc or .onnx file.
 
     Without ``backend`` a package runs where it was made for, a float model on cpu; the backend it was made for without a SoC means
     the SoC it was made for. Encodings that the model carries are used as
-    they are; the rest is float.
+    they are; the rest is float. ``kernels`` "numpy" or "fast" chooses the form in which an emulator runs (KernelBackend.open).
     """
     registry = registry or Registry.load()
     origin = read_source(source, registry=registry, symbols=symbols, batch=batch)
@@ -43,13 +46,20 @@ def open_session(
     if origin.manifest is not None and selector.lower() == made_for and not soc:
         soc = origin.manifest.soc
     chosen, chip = registry.resolve(selector, soc=soc, soc_file=soc_file)
-    return _open(chosen, registry.planner(chosen), chip, origin)
+    return _open(chosen, registry.planner(chosen), chip, origin, kernels)
 
 
-def _open(backend: Backend, planner: Backend, soc: Soc, origin: Source) -> Session:
+def _open(backend: Backend, planner: Backend, soc: Soc, origin: Source, kernels: str) -> Session:
     graph = planner.prepare(origin.graph) if origin.manifest is None else origin.graph
     encodings = {n: e for n, e in origin.encodings.items() if n in graph.tensors}
-    return backend.open(backend.compile(graph, encodings, soc))
+    program = backend.compile(graph, encodings, soc)
+    if not kernels:
+        return backend.open(program)
+    if kernels not in FORMS:
+        raise UsageError(f"there are no kernels '{kernels}'", hint=did_you_mean(kernels, FORMS))
+    if not isinstance(backend, KernelBackend):
+        raise UsageError(f"backend '{backend.name}' has no kernels to choose from", hint=_KERNELS_HINT)
+    return backend.open(program, kernels)
 
 
 @attrs.frozen
@@ -132,12 +142,14 @@ def compare(
     registry: Registry | None = None,
     symbols: Mapping[str, int] | None = None,
     batch: int | None = None,
+    kernels: str = "",
     on_event: OnEvent = ignore,
 ) -> Comparison:
     """Run ``source`` on every backend and compare all tensors with the float model on cpu.
 
     A model that carries no encodings is quantized for each backend first, on ``calibration`` or else on ``data`` itself. Tensors
-    are compared by name; memory does not grow with the number of samples.
+    are compared by name; memory does not grow with the number of samples. ``kernels`` is that of ``open_session``, for the
+    emulators among the backends.
     """
     options = options or Options()
     registry = registry or Registry.load()
@@ -154,15 +166,21 @@ def compare(
         registry=registry,
         on_event=on_event,
     )
-    models = {}
+    models, emulators = {}, set()
     for label in dict.fromkeys(backends):
         backend, soc = registry.resolve(label, soc_file=soc_file)
+        emulators |= {label} if isinstance(backend, KernelBackend) else set()
         ready = backend.ignores_encodings(soc) or (origin.encodings and overrides is None)
         models[label] = origin if ready else make(origin, backend=label)
     # The float model is that of the first quantized one: its names are the ones to compare by.
     base = next((m for m in models.values() if isinstance(m, Quantized)), None)
     graph = base.graph if base is not None else origin.graph
-    sessions = {label: open_session(m, backend=label, soc_file=soc_file, registry=registry) for label, m in models.items()}
+    if kernels and not emulators:
+        raise UsageError(f"none of {', '.join(backends)} has kernels to choose from", hint=_KERNELS_HINT)
+    sessions = {}
+    for label, model in models.items():
+        form = kernels if label in emulators else ""
+        sessions[label] = open_session(model, backend=label, soc_file=soc_file, registry=registry, kernels=form)
     reference = open_session(Source(graph, {}), backend="cpu:float32", registry=registry)
     inner = set().union(*(_inner(s.program.graph, s.program.encodings) for s in sessions.values()))
     names = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ import attrs
 import numpy as np
 import pytest
 
-from npukit.backend import Backend, OpConstraint, Port, Session, Soc
+from npukit.backend import Backend, KernelBackend, OpConstraint, Port, Session, Soc
 from npukit.backend.ort import OrtModel
 from npukit.encoding import FLOAT_BITS, INT_BITS, Array, Encoding
 from npukit.encoding.formats import insert_qdq
@@ -19,7 +20,7 @@ from npukit.errors import ConstraintError, DataError, ModelError, UsageError
 from npukit.graph import Graph, Node, make_graph, serialize
 from npukit.package import read_package
 from npukit.plugins import Registry, hookimpl
-from npukit.quantization import CheckResult, Quantized, check, open_session, quantize
+from npukit.quantization import CheckResult, Options, Quantized, check, open_session, quantize
 from npukit.testing.samples import SAMPLES, Sample, random_feeds, small_cnn
 
 _PLAIN = frozenset({"float64", "int64", "uint64", "bool", "string"})
@@ -63,9 +64,11 @@ class BackendConformance:
     # ------------------------------------------------------------------------------------------------ pytest
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
-        """One ``test_op`` per op that the backend supports and the kit has a sample of."""
+        """One ``test_op`` per op that the backend supports and the kit has a sample of, one ``test_forms`` per lowered op."""
         if "op" in metafunc.fixturenames:
             metafunc.parametrize("op", self.ops())
+        if "lowered" in metafunc.fixturenames:
+            metafunc.parametrize("lowered", self.lowered())
 
     @pytest.fixture(autouse=True)
     def _expect_known_failure(self, request: pytest.FixtureRequest) -> None:
@@ -90,6 +93,11 @@ class BackendConformance:
     def ops(self) -> list[str]:
         """The ops that are tested one by one."""
         return [op for op in dict.fromkeys(s.op for s in SAMPLES) if self.has_op(op)]
+
+    def lowered(self) -> list[str]:
+        """The ops that have a fast form."""
+        found = self.backend.lowerings(self.backend.soc(self.soc)) if isinstance(self.backend, KernelBackend) else {}
+        return [op for op in self.ops() if op in found]
 
     # ------------------------------------------------------------------------------------------------ what it says of itself
 
@@ -180,6 +188,21 @@ class BackendConformance:
             accepted += 1
             wrong += self._differences(sample)
         assert accepted, "the backend says that it supports the op, but refuses every sample:\n" + "\n".join(refused)
+        assert not wrong, "\n".join(wrong)
+
+    def test_forms(self, lowered: str) -> None:
+        """The fast form of an op gives what its numpy kernel gives, bit for bit, with activations of 8 and of 16 bits."""
+        wrong = []
+        for sample, activations in itertools.product((s for s in SAMPLES if s.op == lowered), ("uint8", "int8", "uint16", "int16")):
+            graph = sample.graph()
+            options = Options(activations=activations, strict=False)
+            made = quantize(graph, data=random_feeds(graph, _CALIBRATION), options=options, **self._where)
+            # The last ones lie outside the calibrated ranges, so that they saturate.
+            feeds = random_feeds(graph, _TEST, count=2) + random_feeds(graph, _TEST + 1, count=2, scale=4.0)
+            names = [n for node in made.graph.nodes for n in node.outputs]
+            with self._open(made, "numpy") as slow, self._open(made, "fast") as fast:
+                same = all(_equal_bits(slow.run(f, names), fast.run(f, names)) for f in feeds)
+            wrong += [] if same else [f"{sample.name} with {activations} activations differs"]
         assert not wrong, "\n".join(wrong)
 
     def test_network(self) -> None:
@@ -325,8 +348,8 @@ class BackendConformance:
     def _quantize(self, graph: Graph) -> Quantized:
         return quantize(graph, data=random_feeds(graph, _CALIBRATION), **self._where)
 
-    def _open(self, source: Any) -> Session:
-        return open_session(source, **self._where)
+    def _open(self, source: Any, kernels: str = "") -> Session:
+        return open_session(source, kernels=kernels, **self._where)
 
     def _network(self) -> tuple[Quantized, dict[str, Array]]:
         made = self._quantize(self.network())
@@ -362,6 +385,10 @@ class _Plugin:
     @hookimpl
     def register_backends(self) -> Backend:
         return self._backend
+
+
+def _equal_bits(first: Mapping[str, Array], second: Mapping[str, Array]) -> bool:
+    return all(first[n].dtype == second[n].dtype and np.array_equal(first[n], second[n]) for n in first)
 
 
 def _fault(got: Array, expected: Array, encoding: Encoding | None, limit: Tolerance) -> str:
