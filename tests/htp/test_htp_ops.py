@@ -178,14 +178,14 @@ UNARY: dict[str, tuple[float, float, dict[str, Any]]] = {
 @pytest.mark.parametrize("op", UNARY)
 @pytest.mark.parametrize("dtype", ACTIVATIONS)
 def test_unary(op: str, dtype: str, rng: np.random.Generator, run_op: Callable[..., Any], grid_of: Callable[..., Any]) -> None:
-    """A function of one value is the correctly rounded float result at every width."""
+    """A function of one value is the correctly rounded float result at every width (float islands: before v73)."""
     low, high, attributes = UNARY[op]
     x = rng.uniform(low, high, (3, 400)).astype(np.float32)
     grid = grid_of(x, dtype)
     if op == "Log":
         # Zero is on every grid; keep the logarithm away from it.
         x = np.maximum(x, np.float32(2 * float(grid.steps)))
-    run_op(op, [x], [grid], dtype, **attributes).check(0.985)
+    run_op(op, [x], [grid], dtype, soc="v68", **attributes).check(0.985)
 
 
 def test_gelu_tanh(rng: np.random.Generator, run_op: Callable[..., Any], grid_of: Callable[..., Any]) -> None:
