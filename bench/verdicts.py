@@ -4,8 +4,8 @@
     python bench/verdicts.py --fresh [--soc SM8750,SM8350] [--case 'Conv*'] [-o table.md]
 
 --reference compares with recorded verdicts (columns case, act, weight, granularity, soc, verdict, reason), --fresh asks the
-vendor's runtime (needs onnxruntime-qnn). Prints the agreement per chip and every disagreement with its explanation; exit code 1 below
-99 %.
+vendor's runtime (needs onnxruntime-qnn). Prints the agreement per chip and every disagreement with its explanation; exit
+code 1 below 99 %.
 """
 
 from __future__ import annotations
