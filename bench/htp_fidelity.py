@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from npukit.backend import Backend, Soc
 from npukit.errors import NpukitError
 from npukit.plugins import Registry
-from npukit.quantization import Options, compare, quantize
+from npukit.quantization import Options, open_session, quantize
 
 Array = NDArray[Any]
 
@@ -143,15 +143,22 @@ def models(folder: Path, socs: list[str], samples: int = 4) -> Iterator[tuple[st
         data = [{k: v[:1] for k, v in feeds.items()} for feeds in case.evaluation[:samples]]
         for label, options in CONFIGS.items():
             for chip in socs:
-                made = quantize(case.model, backend=f"htp:{chip}", data=case.calibration[:16], options=options, batch=1)
-                pair = (f"htp:{chip}", f"qnn:{chip}")
-                try:
-                    found = compare(made, backends=pair, data=data, outputs_only=True)
-                except NpukitError as error:
-                    print(f"{name} {label} {chip}: {error}", file=sys.stderr)
-                    continue
-                for row in found.outputs:
-                    yield name, label, chip, row.name, row.sqnr[pair[0]], row.sqnr[pair[1]]
+                made = quantize(
+                    case.model, backend=f"htp:{chip}", data=case.calibration[:16], options=options, batch=1, symbols=case.symbols
+                )
+                results = {}
+                for backend in ("cpu:float32", f"htp:{chip}", f"qnn:{chip}"):
+                    with open_session(made, backend=backend) as session:
+                        results[backend] = [session.run(feeds) for feeds in data]
+                wanted, ours, theirs = results.values()
+                for output in made.graph.outputs:
+                    yield name, label, chip, output, _sqnr(wanted, ours, output), _sqnr(wanted, theirs, output)
+
+
+def _sqnr(wanted: list[dict[str, Array]], got: list[dict[str, Array]], name: str) -> float:
+    x, y = (np.concatenate([np.ravel(r[name]) for r in side]).astype(np.float64) for side in (wanted, got))
+    noise = float(((x - y) ** 2).sum())
+    return float("inf") if noise == 0 else 10 * float(np.log10(float((x * x).sum()) / noise))
 
 
 def line(row: Row) -> str:

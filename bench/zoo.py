@@ -19,13 +19,20 @@ class Case:
     calibration: Samples
     evaluation: Samples
     labels: Array | None = None
+    symbols: dict[str, int] = attrs.field(factory=dict)
 
 
 def case(name: str, zoo: Path) -> Case:
     """The model called ``name`` in the folder ``zoo``, with its preprocessing."""
-    makers = {"ultraface_rfb_320": _ultraface, "yunet_n_320": _yunet, "fastestdet": _fastestdet}
+    makers = {
+        "ultraface_rfb_320": _ultraface,
+        "yunet_n_320": _yunet,
+        "fastestdet": _fastestdet,
+        "super_resolution_x3": _super_resolution,
+    }
     calibration, evaluation, labels = makers.get(name, _cifar)(zoo)
-    return Case(zoo / f"{name}.onnx", calibration, evaluation, labels)
+    symbols = {"height": 120, "width": 160} if name == "super_resolution_x3" else {}
+    return Case(zoo / f"{name}.onnx", calibration, evaluation, labels, symbols)
 
 
 def _images(path: Path, key: str = "images") -> Array:
@@ -51,6 +58,13 @@ def _yunet(zoo: Path) -> tuple[Samples, Samples, None]:
     canvas = np.zeros((len(images), 320, 320, 3), np.float32)
     canvas[:, :240] = images
     samples = _named("input", _nchw(canvas))
+    return samples[::2], samples[1::2], None
+
+
+def _super_resolution(zoo: Path) -> tuple[Samples, Samples, None]:
+    images = _images(zoo / "imagenet_samples_320x240.npz").astype(np.float32)
+    luma = (images @ np.array([0.299, 0.587, 0.114], np.float32))[..., None] / 255
+    samples = _named("input", _nchw(_resized(luma, 120, 160)))
     return samples[::2], samples[1::2], None
 
 

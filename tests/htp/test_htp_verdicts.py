@@ -1,90 +1,106 @@
-"""What the op constraints accept, against what the vendor's simulator accepted: one-op models over six architectures."""
+"""What `check` says, against what the vendor's validator said: one-op models over ops, types, granularities and six chips."""
 
 from __future__ import annotations
 
-import csv
+import importlib.util
+import sys
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
+import numpy as np
 import pytest
 
-from npukit.backend import OpConstraint
+from npukit.backend import Rules
 from npukit_htp.backend import HtpBackend
 
-TYPES = {"u8": "uint8", "s8": "int8", "u16": "uint16", "s16": "int16", "f16": "float16", "f32": "float32", "f32hp": "float32"}
-GRANULARITY = {"pt": "tensor", "pc": "channel", "blk32": "block", "lpbq": "lpbq"}
-WITHOUT_GRID_OUT = {"Equal", "Greater", "Less", "ArgMax", "ArgMin", "Cast"}
-
-# Rows of the table that the constraints answer differently on purpose: (ops, activation types, granularities, why).
-ON_PURPOSE: tuple[tuple[set[str], set[str], set[str], str], ...] = (
-    ({"Conv", "ConvTranspose", "Gemm", "MatMul"}, {"u8", "u16"}, {"lpbq"}, "ExecuTorch runs LPBQ from v69 on"),
-    ({"Conv"}, {"u16"}, {"blk32"}, "accepted there, with a wrong result (-13 dB)"),
-    ({"Conv"}, {"s16", "s8"}, {"pt", "pc"}, "depends on depthwise and on a fused Relu, which a row cannot say"),
-    ({"Transpose"}, {"u8", "u16", "s8", "s16"}, {"-"}, "the test model, a lone Transpose, is not taken"),
-    ({"LayerNormalization"}, {"u16", "s16"}, {"-"}, "ExecuTorch and AIMET run 16-bit LayerNorm"),
-    ({"BatchNormalization"}, {"u16"}, {"-"}, "in the list of the execution provider"),
-)
+BENCH = Path(__file__).resolve().parents[2] / "bench"
 
 
-def _weight_type(short: str) -> str | None:
-    return {"s4": "int4", **TYPES}.get(short)
+def _bench(name: str) -> ModuleType:
+    """A module of the folder bench, which is no package."""
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, BENCH / f"{name}.py")
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        spec.loader.exec_module(module)
+    return sys.modules[name]
 
 
-def _accepts(constraint: OpConstraint, row: dict[str, str]) -> bool:
-    """Whether a constraint row takes a table row, by architecture, types, granularity, rank and storage order."""
-    case, activation = row["case"], TYPES[row["act"]]
-    ports = constraint.inputs
-    data = ports[1] if constraint.op == "Where" else ports[0]
-    if int(constraint.min_arch[1:] or 0) > int(row["htp_arch"]) or constraint.domain:
-        return False
-    if data.dtypes and activation not in data.dtypes:
-        return False
-    out = constraint.outputs[0].dtypes
-    if constraint.op not in WITHOUT_GRID_OUT and out and activation not in out:
-        return False
-    if row["weight"] != "-":
-        if _weight_type(row["weight"]) not in ports[1].dtypes or GRANULARITY[row["granularity"]] not in ports[1].granularity:
-            return False
-        if "nobias" not in case and constraint.op != "MatMul" and len(ports) < 3:
-            return False
-    rank = {"Conv1D": 3, "Conv3D": 5}.get(case, 4)
-    if constraint.op == "Conv" and not constraint.min_rank <= rank <= (constraint.max_rank or rank):
-        return False
-    if constraint.op == "Gemm" and (0 if "transB0" in case else 1) not in constraint.attributes.get("transB", (0, 1)):
-        return False
-    modes = constraint.attributes.get("mode", ())
-    if constraint.op in ("Resize", "Pad") and modes and not any(mode[:4] in case for mode in modes):
-        return False
-    dynamic = case == "MatMul_aa"
-    return not (constraint.op == "MatMul" and (dynamic == ports[1].constant or (dynamic and activation not in ports[1].dtypes)))
-
-
-def _on_purpose(row: dict[str, str]) -> bool:
-    if TYPES[row["act"]].startswith("float") and row["htp_arch"] == "68":
-        return True  # v68 silicon is integer only, whatever its simulator takes
-    return any(row["op"] in ops and row["act"] in acts and row["granularity"] in kinds for ops, acts, kinds, _ in ON_PURPOSE)
+grid: Any = _bench("grid")
+verdicts: Any = _bench("verdicts")
 
 
 @pytest.fixture(scope="module")
-def table(shared: Path) -> list[dict[str, str]]:
-    with (shared / "reference" / "htp" / "verdicts.csv").open() as file:
-        rows = [row for row in csv.DictReader(file) if row["verdict"] in ("ok", "rejected", "failed") and row["weight"] != "s2"]
-    assert len(rows) > 6000
-    return rows
+def cells(shared: Path) -> list[Any]:
+    found = list(verdicts.recorded(shared / "reference" / "htp" / "verdicts.csv"))
+    assert len(found) > 6500
+    return found
 
 
-def test_constraints_agree_with_the_simulator(table: list[dict[str, str]]) -> None:
-    """Except where they differ on purpose, the rows accept exactly what the simulator accepted and built."""
-    by_op: dict[str, list[OpConstraint]] = {}
-    for constraint in HtpBackend().constraints():
-        by_op.setdefault(constraint.op, []).append(constraint)
-    wrong = [
-        (row["case"], row["act"], row["weight"], row["granularity"], row["htp_arch"], row["verdict"])
-        for row in table
-        if not _on_purpose(row) and any(_accepts(c, row) for c in by_op.get(row["op"], [])) != (row["verdict"] == "ok")
-    ]
-    assert wrong == []
+def test_agreement_is_at_least_99_percent(cells: list[Any]) -> None:
+    """On every chip the constraints accept what the validator accepts and refuse what it refuses, on 99 % of the grid."""
+    for soc in {cell.soc for cell in cells}:
+        mine = [cell for cell in cells if cell.soc == soc]
+        assert verdicts.share(mine) >= 0.99, soc
 
 
-def test_the_exceptions_are_few(table: list[dict[str, str]]) -> None:
-    """The differences on purpose cover less than a fifth of the table, so that the test above has something to say."""
-    assert sum(map(_on_purpose, table)) < len(table) / 5
+def test_every_disagreement_is_explained(cells: list[Any]) -> None:
+    """What is left is listed with its reason, and every explanation is still needed."""
+    apart = [cell for cell in cells if not cell.agrees]
+    assert [cell for cell in apart if not cell.explanation] == []
+    assert {cell.explanation for cell in apart} == {row[-1] for row in verdicts.EXPLAINED}
+
+
+def test_the_grid_has_both_answers(cells: list[Any]) -> None:
+    """The table has enough of both verdicts to say something, and npukit does not answer all cells alike."""
+    for side in ("vendor", "ours"):
+        accepted = sum(getattr(cell, side) for cell in cells)
+        assert len(cells) * 0.5 < accepted < len(cells) * 0.95
+
+
+ACCEPTED_BUT_WRONG = [
+    ("Conv1x1", "u16", "s4", "blk32", "block-conv"),
+    ("Conv1x1", "u16", "s8", "blk32", "block-conv"),
+    ("Conv3x3_dil2", "u16", "s16", "pc", "dilated-16-bit"),
+    ("Gemm", "u16", "s4", "lpbq", "lpbq-gemm"),
+    ("Gemm_transB0", "u8", "s4", "lpbq", "lpbq-gemm"),
+    ("Sigmoid_auto", "u16", "-", "-", "sigmoid-grid"),
+    ("Sigmoid", "s16", "-", "-", "sigmoid-grid"),
+    ("Reshape_requant", "u16", "-", "-", "float-island"),
+]
+
+
+@pytest.mark.parametrize(("case", "act", "weight", "granularity", "rule"), ACCEPTED_BUT_WRONG)
+def test_accepted_but_wrong_is_a_warning(case: str, act: str, weight: str, granularity: str, rule: str) -> None:
+    """Forms that the validator takes and the simulator computes wrongly are accepted with a warning of their own."""
+    model = grid.build(case, act, weight, granularity)
+    backend = HtpBackend()
+    found = Rules.of(backend, backend.soc("SM8750")).validate(model.graph, model.encodings)
+    assert [(p.severity, p.rule) for p in found] == [("warning", rule)]
+
+
+@pytest.mark.parametrize(("case", "act", "weight", "granularity"), [("Sigmoid", "u16", "-", "-"), ("Conv3x3", "u16", "s16", "pc")])
+def test_the_right_form_has_no_warning(case: str, act: str, weight: str, granularity: str) -> None:
+    """The same op in its right form is accepted without a word."""
+    model = grid.build(case, act, weight, granularity)
+    backend = HtpBackend()
+    assert Rules.of(backend, backend.soc("SM8750")).validate(model.graph, model.encodings) == ()
+
+
+def test_float_before_v69_is_a_warning() -> None:
+    """On v68 the validator takes float: accepted, with a warning that the chip computes integers only."""
+    model = grid.build("Add", "f16")
+    backend = HtpBackend()
+    found = {soc: Rules.of(backend, backend.soc(soc)).validate(model.graph, model.encodings) for soc in ("v68", "v69")}
+    assert [(p.severity, p.rule) for p in found["v68"]] == [("warning", "float-before-v69")]
+    assert found["v69"] == ()
+
+
+def test_models_of_the_grid_are_made_alike() -> None:
+    """The same cell is the same model every time, so verdicts of two runs can be compared."""
+    one, two = grid.build("Gemm", "u8", "s8", "pc"), grid.build("Gemm", "u8", "s8", "pc")
+    assert one.encodings.keys() == two.encodings.keys()
+    np.testing.assert_array_equal(one.feeds["x0"], two.feeds["x0"])

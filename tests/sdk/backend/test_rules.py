@@ -36,7 +36,7 @@ class Toy(KernelBackend):
     def constraints(self) -> tuple[OpConstraint, ...]:
         weight = Port(dtypes=("int8",), granularity=("tensor", "channel"), axis=0, symmetric="channel", constant=True)
         wide = Port(dtypes=("int16",), granularity=("tensor", "channel"), axis=0, constant=True)
-        bias = Port(dtypes=("int32",), granularity=("tensor", "channel"), derived=True)
+        bias = Port(dtypes=("int32",), granularity=("tensor", "channel"), derived=True, optional=True)
         rows: list[dict[str, Any]] = [
             {"op": "Relu", "inputs": [ACT], "outputs": [ACT]},
             {"op": "Conv", "inputs": [ACT, weight, bias], "outputs": [ACT], "max_rank": 4},
@@ -215,3 +215,61 @@ def test_interpreter() -> None:
                 session.run(bad)
         with pytest.raises(DataError, match=r"'hh'.*did you mean 'h'"):
             session.run(feeds, ["hh"])
+
+
+def only(row: OpConstraint) -> Rules:
+    """The rules of a chip that has one row."""
+
+    class One(Toy):
+        def constraints(self) -> tuple[OpConstraint, ...]:
+            return (row,)
+
+    return Rules.of(One(), One().soc("T1"))
+
+
+def test_a_missing_input_is_found() -> None:
+    """A port that is not optional must be there."""
+    rules = only(OpConstraint("Relu", [ACT, ACT], [ACT], "a test"))
+    assert found(one("Relu"), rules, x=U8, y=U8) == {("error", "inputs", "")}
+    assert found(one("Relu"), only(OpConstraint("Relu", [ACT, {**ACT, "optional": True}], [ACT], "a test")), x=U8, y=U8) == set()
+
+
+def test_caveats() -> None:
+    """A form that is accepted with a caveat gives its finding under its own rule, on the chips that it is about."""
+    caveat = {"rule": "odd", "message": "the result is odd"}
+    for extra, severity in (({}, "warning"), ({"severity": "unknown"}, "unknown"), ({"below": "v2"}, "warning")):
+        rules = only(OpConstraint("Relu", [ACT], [ACT], "a test", caveat={**caveat, **extra}))
+        assert found(one("Relu"), rules, x=U8, y=U8) == {(severity, "odd", "")}
+    later = only(OpConstraint("Relu", [ACT], [ACT], "a test", caveat={**caveat, "below": "v1"}))
+    assert found(one("Relu"), later, x=U8, y=U8) == set()
+
+
+def test_the_form_without_a_caveat_is_preferred() -> None:
+    """Of two rows that fit, the one that warns of nothing decides."""
+
+    class Two(Toy):
+        def constraints(self) -> tuple[OpConstraint, ...]:
+            odd = OpConstraint("Relu", [ACT], [ACT], "a test", caveat={"rule": "odd", "message": "odd"})
+            return (odd, OpConstraint("Relu", [{"dtypes": ["uint8"]}], [ACT], "a test"))
+
+    rules = Rules.of(Two(), Two().soc("T1"))
+    assert found(one("Relu"), rules, x=U8, y=U8) == set()
+    wide = encoding_for_range(-1, 1, "uint16")
+    assert found(one("Relu"), rules, x=wide, y=U8) == {("warning", "odd", "")}
+
+
+def test_sizes_and_dynamic_inputs() -> None:
+    """A port may limit sizes along axes, and may want a tensor that is not constant."""
+    narrow = only(OpConstraint("Relu", [{**ACT, "dims": {1: [2, 3]}}], [ACT], "a test"))
+    assert found(one("Relu", (1, 3)), narrow, x=U8, y=U8) == set()
+    assert found(one("Relu", (1, 4)), narrow, x=U8, y=U8) == {("error", "dims", "x")}
+    dynamic = only(OpConstraint("Add", [ACT, {**ACT, "dynamic": True}], [ACT], "a test"))
+    assert found(one("Add", c=np.ones(4, np.float32)), dynamic, x=U8, y=U8, c=U8) == {("error", "dynamic", "c")}
+
+
+def test_list_attributes_compare_as_tuples() -> None:
+    """A row from YAML gives lists where a node has tuples; null stands for an attribute that is absent."""
+    rules = only(OpConstraint("Relu", [ACT], [ACT], "a test", attributes={"dilations": [None, [1, 1]]}))
+    assert found(one("Relu"), rules, x=U8, y=U8) == set()
+    assert found(one("Relu", attributes={"dilations": (1, 1)}), rules, x=U8, y=U8) == set()
+    assert found(one("Relu", attributes={"dilations": (2, 2)}), rules, x=U8, y=U8) == {("error", "attribute", "")}

@@ -105,7 +105,7 @@ def test_strict() -> None:
     with pytest.raises(ConstraintError) as caught:
         quantized(overrides=bad)
     rules = {p.rule for p in caught.value.problems}
-    assert {"fixed-grid", "same-grid", "conflict"} <= rules
+    assert {"same-grid", "conflict"} <= rules
     loose = quantized(overrides=bad, options=nk.Options(strict=False))
     assert {p.rule for p in loose.report.problems} == rules
 

@@ -1,7 +1,7 @@
 """The seam between npukit and an accelerator: op constraints, SoCs, backends, programs and sessions."""
 
 from npukit.backend._base import Backend, OpTime, Precision, Program, Session, check_feeds
-from npukit.backend._constraint import OpConstraint, Port, Problem, Soc, grid_matches, load_constraints, load_socs
+from npukit.backend._constraint import Caveat, OpConstraint, Port, Problem, Soc, grid_matches, load_constraints, load_socs
 from npukit.backend._fast import FastCall, Lowering, Operand
 from npukit.backend._kernel import FORMS, Accumulator, Call, Kernel, KernelBackend, Result
 from npukit.backend._rules import Plan, Rules, port_axis
@@ -12,6 +12,7 @@ __all__ = [
     "Accumulator",
     "Backend",
     "Call",
+    "Caveat",
     "FastCall",
     "Kernel",
     "KernelBackend",

@@ -21,6 +21,10 @@ def _fixed(value: Mapping[str, Any] | None) -> Mapping[str, tuple[float, int]]:
     return {dtype: (float(scale), int(zero)) for dtype, (scale, zero) in (value or {}).items()}
 
 
+def _spans(value: Mapping[int, Iterable[int]]) -> Mapping[int, tuple[int, int]]:
+    return {int(axis): (int(least), int(most)) for axis, (least, most) in value.items()}
+
+
 @attrs.frozen
 class Port:
     """What one input or output of an op accepts.
@@ -30,7 +34,8 @@ class Port:
     ``symmetric``: None (free), "always", or "channel" (only where per-channel). ``same_as`` names a port that shares the grid
     ("in[0]"); with ``soft`` the tie is a preference that a fixed grid or an override may break. ``fixed`` gives, per encoding
     type, the only (scale, zero point) allowed. ``derived`` means scale = scale of in[0] x scale of in[1], zero point 0.
-    ``constant`` requires a constant tensor. ``optional`` ports may be absent.
+    ``constant`` requires a constant tensor, ``dynamic`` one that is not constant. ``dims`` gives for some axes the least and the
+    largest size accepted. ``optional`` ports may be absent.
     """
 
     dtypes: frozenset[str] = attrs.field(default=frozenset(), converter=_names)
@@ -42,11 +47,32 @@ class Port:
     fixed: Mapping[str, tuple[float, int]] = attrs.field(factory=dict, converter=_fixed)
     derived: bool = False
     constant: bool = False
+    dynamic: bool = False
+    dims: Mapping[int, tuple[int, int]] = attrs.field(factory=dict, converter=_spans)
     optional: bool = False
 
 
 def _attributes(value: Mapping[str, Iterable[Any]]) -> Mapping[str, tuple[Any, ...]]:
-    return {key: tuple(allowed) for key, allowed in value.items()}
+    return {key: tuple(tuple(v) if isinstance(v, list) else v for v in allowed) for key, allowed in value.items()}
+
+
+@attrs.frozen
+class Caveat:
+    """What a user must know of a form that is accepted: a finding with a rule name of its own.
+
+    ``below`` limits it to chips before that architecture ("v69"). ``severity`` is "warning", or "unknown" where sources contradict
+    one another.
+    """
+
+    rule: str
+    message: str
+    hint: str = ""
+    below: str = ""
+    severity: str = "warning"
+
+
+def _caveat(value: Caveat | Mapping[str, str] | None) -> Caveat | None:
+    return Caveat(**value) if isinstance(value, Mapping) else value
 
 
 def _ports(rows: Iterable[Port | Mapping[str, Any]]) -> tuple[Port, ...]:
@@ -59,7 +85,8 @@ class OpConstraint:
 
     ``variadic`` repeats the last input port for all further inputs. ``attributes`` maps ONNX attributes to allowed values;
     ``min_arch`` is the first architecture that has this form, ``max_rank`` the highest rank of in[0]. ``source`` and
-    ``confidence`` (high, medium, low) say where the row comes from.
+    ``confidence`` (high, medium, low) say where the row comes from. ``caveat`` is a finding about nodes of this form: accepted,
+    with a result that may be wrong.
     """
 
     op: str
@@ -75,6 +102,7 @@ class OpConstraint:
     min_rank: int = 0
     max_rank: int | None = None
     min_arch: str = ""
+    caveat: Caveat | None = attrs.field(default=None, converter=_caveat)
     doc: str = ""
 
     def input_port(self, index: int) -> Port | None:

@@ -169,7 +169,7 @@ class Rules:
         report = _Report(node, row)
         yield from self._structure(graph, node, row, report)
         for name, port in (*input_ports(node, row), *output_ports(node, row)):
-            yield from _constant_finding(graph, name, port, report)
+            yield from _tensor_findings(graph, name, port, report)
             tensor = graph.tensor(name)
             dtype = dtype_of(name, port) if tensor.is_float else tensor.dtype
             yield from _dtype_finding(name, port, dtype, report)
@@ -178,7 +178,7 @@ class Rules:
         report = _Report(node, row)
         yield from self._structure(graph, node, row, report)
         for name, port in (*input_ports(node, row), *output_ports(node, row)):
-            yield from _constant_finding(graph, name, port, report)
+            yield from _tensor_findings(graph, name, port, report)
             encoding = encodings.get(name)
             dtype = graph.tensor(name).dtype if encoding is None else encoding.dtype
             wrong = list(_dtype_finding(name, port, dtype, report))
@@ -197,9 +197,14 @@ class Rules:
             if value not in allowed:
                 shown = " or ".join(str(v) for v in allowed)
                 yield report("attribute", "", f"attribute {name} is {value}, allowed is {shown}")
+        if row.caveat is not None and (not row.caveat.below or self.soc.generation < arch_number(row.caveat.below)):
+            yield report(row.caveat.rule, "", row.caveat.message, row.caveat.hint, row.caveat.severity)
         given = [n for n in node.inputs if n]
         if not row.variadic and len(given) > len(row.inputs):
             yield report("inputs", "", f"{len(given)} inputs, allowed are {len(row.inputs)}")
+        needed = [i for i, port in enumerate(row.inputs) if not port.optional and port.dtypes]
+        if any(not node.input(i) for i in needed) and not row.variadic:
+            yield report("inputs", "", f"{len(given)} inputs, needed are {len(needed)}")
         if row.max_rank is None and not row.min_rank:
             return
         shape = graph.tensor(node.inputs[0]).shape if node.inputs and node.inputs[0] else ()
@@ -276,9 +281,18 @@ def _dtype_finding(name: str, port: Port, dtype: str, report: _Report) -> Iterat
         yield report("dtype", name, f"type {dtype}, allowed is {', '.join(sorted(port.dtypes))}")
 
 
-def _constant_finding(graph: Graph, name: str, port: Port, report: _Report) -> Iterator[Problem]:
-    if port.constant and not graph.tensor(name).is_constant:
+def _tensor_findings(graph: Graph, name: str, port: Port, report: _Report) -> Iterator[Problem]:
+    """What a port demands of a tensor whatever its encoding."""
+    tensor = graph.tensor(name)
+    if port.constant and not tensor.is_constant:
         yield report("constant", name, "must be a constant")
+    if port.dynamic and tensor.is_constant:
+        yield report("dynamic", name, "must not be a constant")
+    shape = tensor.shape or ()
+    for axis, (least, most) in port.dims.items():
+        size = shape[axis] if axis < len(shape) else None
+        if isinstance(size, int) and not least <= size <= most:
+            yield report("dims", name, f"size {size} on axis {axis}, allowed is {least} to {most}")
 
 
 def _grid_findings(
@@ -319,6 +333,8 @@ def _is_product(bias: Encoding, node: Node, encodings: Mapping[str, Encoding]) -
     x, w = encodings.get(node.inputs[0]), encodings.get(node.inputs[1])
     if x is None or w is None or x.is_float or w.is_float:
         return False
+    if w.granularity in ("block", "lpbq"):  # there is no single scale of the weight
+        return not np.any(bias.zeros)
     product = x.steps.astype(np.float64) * w.steps.astype(np.float64)
     return (
         not np.any(bias.zeros)

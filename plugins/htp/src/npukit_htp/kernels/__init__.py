@@ -14,6 +14,7 @@ from npukit_htp.kernels.pool import POOL
 from npukit_htp.kernels.recurrent import RECURRENT
 from npukit_htp.kernels.reduce import REDUCE
 from npukit_htp.kernels.resize import RESIZE
+from npukit_htp.kernels.sample import SAMPLE
 from npukit_htp.kernels.unary import UNARY
 
 KERNELS: Mapping[str, Kernel] = {
@@ -29,6 +30,7 @@ KERNELS: Mapping[str, Kernel] = {
     **RECURRENT,
     **REDUCE,
     **RESIZE,
+    **SAMPLE,
     **UNARY,
 }
 """Every op of the default ONNX domain that has a kernel."""

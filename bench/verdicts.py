@@ -1,0 +1,158 @@
+"""Does `check --backend htp` say what the vendor's validator says? One-op models over op x activation x weight x granularity x SoC.
+
+    python bench/verdicts.py --reference verdicts.csv [-o table.md]
+    python bench/verdicts.py --fresh [--soc SM8750,SM8350] [--case 'Conv*'] [-o table.md]
+
+--reference compares with recorded verdicts (columns case, act, weight, granularity, soc, verdict, reason), --fresh asks the
+vendor's runtime (needs onnxruntime-qnn). Prints the agreement per chip and every disagreement with its explanation; exit
+code 1 below 99 %.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import fnmatch
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from functools import cache
+from pathlib import Path
+
+import attrs
+import grid
+
+from npukit.backend import Rules
+from npukit.plugins import Registry
+from npukit.quantization import check
+
+# Why the constraints and the validator disagree on purpose: (cases, activations, granularities, chips or "", explanation).
+EXPLAINED = (
+    ("Conv+Relu", "s8|s16", "*", "*", "recorded without Q/DQ between the two ops; as npukit writes it, with one, it is accepted"),
+    ("Transpose", "*", "*", "*", "the one-op model is an artefact: between other ops the Transpose is accepted and exact"),
+)
+
+
+@attrs.frozen
+class Verdict:
+    """One cell of the grid: what the vendor says, and what npukit says."""
+
+    case: str
+    act: str
+    weight: str
+    granularity: str
+    soc: str
+    vendor: bool
+    ours: bool
+    reason: str = ""
+
+    @property
+    def agrees(self) -> bool:
+        return self.vendor == self.ours
+
+    @property
+    def types(self) -> str:
+        return self.act if self.weight == "-" else f"{self.act}:{self.weight}:{self.granularity}"
+
+    @property
+    def explanation(self) -> str:
+        for cases, acts, granularities, socs, why in EXPLAINED:
+            pairs = ((self.case, cases), (self.act, acts), (self.granularity, granularities), (self.soc, socs))
+            if all(any(fnmatch.fnmatchcase(value, p) for p in pattern.split("|")) for value, pattern in pairs):
+                return why
+        return ""
+
+
+@cache
+def registry() -> Registry:
+    return Registry.load()
+
+
+@cache
+def _model(case: str, act: str, weight: str, granularity: str) -> grid.Model:
+    return grid.build(case, act, weight, granularity)
+
+
+def ours(case: str, act: str, weight: str, granularity: str, soc: str) -> tuple[bool, str]:
+    """Whether npukit accepts a cell on a chip, and its first error when not."""
+    model = _model(case, act, weight, granularity)
+    backend, chip = registry().resolve(f"htp:{soc}")
+    errors = [p for p in Rules.of(backend, chip).validate(model.graph, model.encodings) if p.severity != "warning"]
+    return not errors, str(errors[0]) if errors else ""
+
+
+def recorded(path: Path) -> Iterator[Verdict]:
+    """The cells of a file of recorded verdicts, without those for which the vendor was never asked."""
+    with path.open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            cell = row["case"], row["act"].replace("f32hp", "f32"), row["weight"], row["granularity"], row["soc"]
+            # Not asked: what ONNX Runtime itself refuses, 2-bit weights, shapes that no block divides.
+            asked = row["verdict"] != "invalid" and row["weight"] != "s2" and not row["reason"].startswith("ValueError")
+            if asked and row["case"] in grid.CASES:
+                accepted, error = ours(*cell)
+                yield Verdict(*cell, row["verdict"] == "ok", accepted, row["reason"] or error)
+
+
+def fresh(socs: Iterable[str], pattern: str) -> Iterator[Verdict]:
+    """The cells as the vendor's runtime answers now."""
+    for soc in socs:
+        for case in fnmatch.filter(grid.CASES, pattern):
+            for types in grid.configurations(grid.CASES[case]):
+                model = _model(case, *types)
+                answer = check(model.graph, overrides=model.encodings, backend=f"qnn:{soc}", registry=registry())
+                accepted, error = ours(case, *types, soc)
+                reason = "; ".join(p.message for p in answer.problems if p.severity == "error")
+                yield Verdict(case, *types, soc, answer.verdict == "accepted", accepted, reason or error)
+
+
+def report(verdicts: list[Verdict]) -> str:
+    """The agreement per chip and the disagreements, as Markdown."""
+    lines = ["| SoC | Cells | Agree | Share |", "| --- | ---: | ---: | ---: |"]
+    for soc in dict.fromkeys(v.soc for v in verdicts):
+        mine = [v for v in verdicts if v.soc == soc]
+        lines.append(f"| {soc} | {len(mine)} | {sum(v.agrees for v in mine)} | {share(mine):.2%} |")
+    lines += [f"| all | {len(verdicts)} | {sum(v.agrees for v in verdicts)} | {share(verdicts):.2%} |", ""]
+    lines += ["| Case | Types | Vendor | npukit | SoCs | Why |", "| --- | --- | --- | --- | --- | --- |"]
+    groups: dict[tuple[str, str, bool, str], list[str]] = {}
+    for v in verdicts:
+        if not v.agrees:
+            why = v.explanation or f"unexplained: {v.reason[:110]}"
+            groups.setdefault((v.case, v.types, v.vendor, why), []).append(v.soc)
+    word = {True: "accepts", False: "refuses"}
+    lines += [
+        f"| {case} | {types} | {word[vendor]} | {word[not vendor]} | {' '.join(socs)} | {why.replace('|', '/')} |"
+        for (case, types, vendor, why), socs in groups.items()
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def share(verdicts: list[Verdict]) -> float:
+    """The part of the cells on which both agree."""
+    return sum(v.agrees for v in verdicts) / max(1, len(verdicts))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--reference", type=Path, metavar="CSV")
+    parser.add_argument("--fresh", action="store_true")
+    parser.add_argument("--soc", default="SM8350,SM8450,SM8550,SM8650,SM8750,SM8850")
+    parser.add_argument("--case", default="*")
+    parser.add_argument("-o", "--output", type=Path)
+    args = parser.parse_args()
+    if (args.reference is None) == (not args.fresh):
+        parser.error("give --reference or --fresh")
+    verdicts = list(recorded(args.reference) if args.reference else fresh(args.soc.split(","), args.case))
+    verdicts = [v for v in verdicts if fnmatch.fnmatchcase(v.case, args.case)]
+    text = report(verdicts)
+    print(text)
+    if args.output:
+        args.output.write_text(text, encoding="utf-8")
+    unexplained = Counter(v.explanation == "" for v in verdicts if not v.agrees)[True]
+    print(
+        f"{share(verdicts):.2%} of {len(verdicts)} cells agree; {unexplained} disagreements without an explanation", file=sys.stderr
+    )
+    return 0 if share(verdicts) >= 0.99 else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
