@@ -2,6 +2,7 @@
 
 from npukit.backend._base import Backend, OpTime, Precision, Program, Session, check_feeds
 from npukit.backend._constraint import Caveat, OpConstraint, Port, Problem, Soc, grid_matches, load_constraints, load_socs
+from npukit.backend._cost import OpCost, TotalCost, bytes_of, count_costs, total
 from npukit.backend._fast import FastCall, Lowering, Operand
 from npukit.backend._kernel import FORMS, Accumulator, Call, Kernel, KernelBackend, Result
 from npukit.backend._rules import Plan, Rules, port_axis
@@ -18,6 +19,7 @@ __all__ = [
     "KernelBackend",
     "Lowering",
     "OpConstraint",
+    "OpCost",
     "OpTime",
     "Operand",
     "Plan",
@@ -29,10 +31,14 @@ __all__ = [
     "Rules",
     "Session",
     "Soc",
+    "TotalCost",
     "Value",
+    "bytes_of",
     "check_feeds",
+    "count_costs",
     "grid_matches",
     "load_constraints",
     "load_socs",
     "port_axis",
+    "total",
 ]

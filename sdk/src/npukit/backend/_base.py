@@ -12,6 +12,7 @@ import attrs
 import numpy as np
 
 from npukit.backend._constraint import OpConstraint, Problem, Soc
+from npukit.backend._cost import OpCost, count_costs
 from npukit.encoding import Array, Encoding
 from npukit.errors import DataError, UsageError, did_you_mean
 from npukit.graph import Graph, Tensor
@@ -169,6 +170,14 @@ class Backend(abc.ABC):
         ``found`` is what the op constraints say; a backend that can ask a real compiler puts the compiler's answer in its place.
         """
         return found
+
+    def estimate(self, graph: Graph, encodings: Mapping[str, Encoding], soc: Soc) -> tuple[OpCost, ...]:
+        """What every node of a prepared graph costs on ``soc``, in their order: an estimate, nothing is run.
+
+        Without knowledge of the chip these are counts: multiply-accumulates, bit operations, elements and bytes. A backend that
+        has figures of its memory and speed adds them.
+        """
+        return count_costs(graph, encodings)
 
     def export(self, program: Program, form: str, target: Path) -> str:
         """Write ``program`` as a file in one of the ``exports`` formats; returns one line that says what was written."""

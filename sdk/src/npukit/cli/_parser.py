@@ -10,6 +10,7 @@ from typing import NoReturn
 
 from npukit.cli import (
     _backends,
+    _bench,
     _check,
     _compare,
     _convert,
@@ -35,6 +36,7 @@ COMMANDS: dict[str, ModuleType] = {
     "quantize": _quantize,
     "run": _run,
     "compare": _compare,
+    "bench": _bench,
     "export": _export,
     "info": _info,
     "diff": _diff,

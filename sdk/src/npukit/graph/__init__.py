@@ -1,6 +1,7 @@
 """The model as npukit sees it: Tensor, Node, Graph, and how they come from and go to ONNX."""
 
 from npukit.graph._types import FLOAT_DTYPES, Array, Graph, Node, Shape, Tensor
+from npukit.graph.macs import count_macs, mac_operands, sample_shape
 from npukit.graph.onnx_io import (
     CANONICAL_OPSET,
     attribute,
@@ -29,15 +30,18 @@ __all__ = [
     "Tensor",
     "attribute",
     "check_graph",
+    "count_macs",
     "evaluate_node",
     "fold_batch_norm",
     "fold_constants",
     "infer_shapes",
     "load",
     "load_split",
+    "mac_operands",
     "make_graph",
     "open_atomic",
     "remove_dead_nodes",
+    "sample_shape",
     "save",
     "serialize",
     "serialize_split",
