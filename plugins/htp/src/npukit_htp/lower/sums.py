@@ -19,6 +19,7 @@ import numpy as np
 from npukit.backend import FastCall, Lowering, Operand
 from npukit.encoding import Array, Encoding
 from npukit_htp.kernels._values import EXACT_FLOAT32, IntegerWeight, integer_bias, integer_weight, largest
+from npukit_htp.kernels._window import sliding_window
 
 _INT32 = 2**31
 _PIECE = 256
@@ -84,15 +85,28 @@ def _integer_operands(call: FastCall, made: _Sum) -> list[Operand | str] | None:
 
 def conv(call: FastCall) -> bool:
     """Conv as QLinearConv, or in float32."""
-    made, out = _sum(call, 1, 0), call.wanted()
-    if made is None or out is None:
+    made, out, attributes = _sum(call, 1, 0), call.wanted(), _padded(call)
+    if made is None or out is None or attributes is None:
         return False
     operands = _integer_operands(call, made)
     if operands is None:
-        return _float_sum(call, made, "Conv", made.weight.values)
+        return _float_sum(call, made, "Conv", made.weight.values, attributes)
     bias = [] if made.bias is None else [call.literal(made.bias, np.int32)]
     out_grid = (call.literal(out.steps), call.zero(out))
-    return call.give(call.write("QLinearConv", *operands, *out_grid, *bias, **call.node.attributes))
+    return call.give(call.write("QLinearConv", *operands, *out_grid, *bias, **attributes))
+
+
+def _padded(call: FastCall) -> dict[str, Any] | None:
+    """The attributes of a Conv with its padding in numbers, which automatic padding needs a known shape for."""
+    attributes = dict(call.node.attributes)
+    mode, w = attributes.pop("auto_pad", "NOTSET"), call.constant(1)
+    if mode not in ("SAME_UPPER", "SAME_LOWER"):
+        return attributes
+    sizes = tuple(d for d in (call.shape(0) or ())[2:] if isinstance(d, int))
+    if w is None or len(sizes) != w.data.ndim - 2:
+        return None
+    pads = sliding_window(call.node, sizes, w.data.shape[2:]).pads
+    return attributes | {"pads": tuple(begin for begin, _ in pads) + tuple(end for _, end in pads)}
 
 
 def conv_transpose(call: FastCall) -> bool:
@@ -100,7 +114,7 @@ def conv_transpose(call: FastCall) -> bool:
     if call.node.get("output_shape") or call.node.get("auto_pad", "NOTSET") != "NOTSET" or call.node.get("group", 1) != 1:
         return False
     made = _sum(call, 1, 1)
-    return made is not None and _float_sum(call, made, "ConvTranspose", made.weight.values)
+    return made is not None and _float_sum(call, made, "ConvTranspose", made.weight.values, call.node.attributes)
 
 
 def gemm(call: FastCall) -> bool:
@@ -115,7 +129,7 @@ def gemm(call: FastCall) -> bool:
     made = attrs.evolve(made, weight=attrs.evolve(made.weight, values=np.ascontiguousarray(weight)))
     operands = _integer_operands(call, made)
     if operands is None:
-        return _float_sum(call, made, "Gemm", made.weight.values)
+        return _float_sum(call, made, "Gemm", made.weight.values, {})
     bias = "" if made.bias is None else call.literal(np.broadcast_to(made.bias, weight.shape[1]), np.int32)
     return call.give(call.write("QGemm", *operands, bias, call.literal(out.steps), call.zero(out), domain="com.microsoft"))
 
@@ -137,17 +151,16 @@ def matmul(call: FastCall) -> bool:
             return False
         found = _integer_operands(call, made)
         if found is None:
-            return _float_sum(call, made, "MatMul", made.weight.values)
+            return _float_sum(call, made, "MatMul", made.weight.values, {})
         operands = found
     return call.give(call.write("QLinearMatMul", *operands, call.literal(out.steps), call.zero(out)))
 
 
-def _float_sum(call: FastCall, made: _Sum, op: str, weight: Array) -> bool:
+def _float_sum(call: FastCall, made: _Sum, op: str, weight: Array, attributes: Mapping[str, Any]) -> bool:
     """A sum in float32, of one piece or two, and its requantization."""
     x, out = call.encoding(0), call.wanted()
     assert x is not None
     assert out is not None
-    attributes: dict[str, Any] = dict(call.node.attributes) if op != "Gemm" else {}
     operand = call.integers(0)
 
     def add(piece: Operand | str, bias: Array | None, sign: int = 1) -> str:

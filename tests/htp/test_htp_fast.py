@@ -1,0 +1,362 @@
+"""The fast form of the HTP emulator: bit for bit what the numpy kernels give, which are the reference here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from npukit.encoding import Array, Encoding, encoding_for_weights
+from npukit.graph import Graph, Node, load, make_graph
+from npukit.quantization import Options, quantize
+from npukit.testing import random_feeds
+from npukit_htp.backend import HtpBackend
+from npukit_htp.kernels.unary import UNARY
+from npukit_htp.lower import LOWERINGS
+
+BACKEND = HtpBackend()
+DTYPES = ("uint8", "int8", "uint16", "int16")
+
+
+def assert_same(
+    graph: Graph, encodings: Mapping[str, Encoding], feeds: Sequence[Mapping[str, Array]], fast: int | None = None
+) -> None:
+    """Both forms give the same values of all tensors; ``fast`` nodes run in the fast form (all of them by default)."""
+    program = BACKEND.compile(graph, encodings, BACKEND.soc())
+    names = [n for node in graph.nodes for n in node.outputs if n]
+    with BACKEND.open(program, "numpy") as slow, BACKEND.open(program, "fast") as quick:
+        assert quick.metrics()["fast"] == (len(graph.nodes) if fast is None else fast)
+        for feed in feeds:
+            for wanted in (graph.outputs, names):
+                expected, got = slow.run(feed, wanted), quick.run(feed, wanted)
+                for name in wanted:
+                    assert got[name].dtype == expected[name].dtype
+                    np.testing.assert_array_equal(got[name], expected[name], err_msg=name)
+
+
+def grid(dtype: str, step: float = 0.05, place: float = 0.4) -> Encoding:
+    """A grid whose zero point lies at ``place`` of its codes."""
+    plain = Encoding(dtype, 1.0, 0)
+    zero = plain.qmin + round(place * (plain.qmax - plain.qmin))
+    return Encoding(dtype, step * 255 / (plain.qmax - plain.qmin), zero)
+
+
+def single(node: Node, shapes: Mapping[str, tuple[Any, ...]], constants: Mapping[str, Array]) -> Graph:
+    return make_graph([node], {n: ("float32", s) for n, s in shapes.items()}, node.outputs, constants)
+
+
+def feeds_of(rng: np.random.Generator, shapes: Mapping[str, tuple[int, ...]], scale: float = 4.0) -> list[dict[str, Array]]:
+    """Values inside the default grid, values beyond it, and its two ends only."""
+    inside = {n: (rng.standard_normal(s) * scale).astype(np.float32) for n, s in shapes.items()}
+    beyond = {n: v * 20 for n, v in inside.items()}
+    ends = {n: np.where(v > 0, 1e3, -1e3).astype(np.float32) for n, v in inside.items()}
+    highest = {n: np.full_like(v, 1e3) for n, v in inside.items()}
+    return [inside, beyond, ends, highest]
+
+
+# ---------------------------------------------------------------------------------------------------------------- sums
+
+SUMS: dict[str, tuple[str, tuple[int, ...], tuple[int, ...], int, int, dict[str, Any]]] = {
+    # name: op, shape of x, shape of the weight, its channel axis, number of biases, attributes
+    "conv": ("Conv", (1, 5, 9, 8), (6, 5, 3, 3), 0, 6, {"pads": (1, 1, 1, 1)}),
+    "conv_strided": ("Conv", (2, 4, 9, 8), (6, 4, 3, 3), 0, 6, {"strides": (2, 2), "pads": (0, 1, 1, 0)}),
+    "conv_dilated": ("Conv", (1, 4, 9, 9), (6, 4, 3, 3), 0, 6, {"dilations": (2, 2), "auto_pad": "SAME_UPPER"}),
+    "conv_pointwise": ("Conv", (1, 70, 6, 5), (9, 70, 1, 1), 0, 9, {}),
+    "conv_depthwise": ("Conv", (1, 16, 9, 8), (16, 1, 3, 3), 0, 16, {"group": 16, "pads": (1, 1, 1, 1)}),
+    "conv_grouped": ("Conv", (1, 8, 7, 7), (6, 4, 3, 3), 0, 6, {"group": 2}),
+    "conv_1d": ("Conv", (1, 6, 20), (5, 6, 3), 0, 5, {"pads": (1, 1)}),
+    "conv_3d": ("Conv", (1, 3, 5, 5, 5), (4, 3, 2, 2, 2), 0, 4, {}),
+    "conv_transpose": ("ConvTranspose", (1, 5, 4, 4), (5, 6, 3, 3), 1, 6, {"strides": (2, 2), "output_padding": (1, 1)}),
+    "gemm": ("Gemm", (3, 40), (10, 40), 0, 10, {"transB": 1}),
+    "gemm_plain": ("Gemm", (3, 40), (40, 10), 1, 10, {}),
+    "matmul": ("MatMul", (2, 5, 40), (40, 10), 1, 0, {}),
+}  # fmt: skip
+WEIGHTS = ("int8", "uint8", "int4")
+
+
+def sum_case(
+    name: str, x: str, w: str, out: str, granularity: str, bias: bool, rng: np.random.Generator, extreme: bool = False
+) -> tuple[Graph, dict[str, Encoding], dict[str, tuple[int, ...]]]:
+    op, shape, weight_shape, axis, biases, attributes = SUMS[name]
+    weight = rng.standard_normal(weight_shape).astype(np.float32)
+    if extreme:
+        weight = np.where(weight > -1, 3, -3).astype(np.float32)
+    kind: dict[str, Any] = {"granularity": "channel", "axis": axis} if granularity == "channel" else {}
+    encodings = {
+        "x": grid(x),
+        "w": encoding_for_weights(weight, w, symmetric=w != "uint8", **kind),
+        "y": grid(out, 0.05 * np.sqrt(weight.size / biases if biases else weight_shape[0]), 0.45),
+    }
+    constants = {"w": weight}
+    if bias and biases:
+        scale = encodings["x"].steps * encodings["w"].steps
+        constants["b"] = (rng.standard_normal(biases) * 3).astype(np.float32)
+        encodings["b"] = Encoding("int32", scale, axis=0 if scale.ndim else None)
+    graph = single(Node(op, "n", ("x", *constants), ("y",), attributes), {"x": shape}, constants)
+    return graph, encodings, {"x": shape}
+
+
+@pytest.mark.parametrize("granularity", ["tensor", "channel"])
+@pytest.mark.parametrize("w", WEIGHTS)
+@pytest.mark.parametrize("x", DTYPES)
+@pytest.mark.parametrize("name", SUMS)
+def test_sums(name: str, x: str, w: str, granularity: str, rng: np.random.Generator) -> None:
+    """Convolutions and matrix products, on random weights and on weights at the ends of their grid."""
+    for bias, extreme in ((True, False), (False, True)):
+        graph, encodings, shapes = sum_case(name, x, w, x, granularity, bias, rng, extreme)
+        assert_same(graph, encodings, feeds_of(rng, shapes))
+
+
+@pytest.mark.parametrize(("x", "out"), [("uint8", "uint16"), ("uint16", "uint8"), ("int8", "uint8"), ("uint8", "int16")])
+@pytest.mark.parametrize("name", ["conv", "gemm", "matmul", "conv_transpose"])
+def test_sums_that_change_type(name: str, x: str, out: str, rng: np.random.Generator) -> None:
+    """The output may have another type than the input."""
+    graph, encodings, shapes = sum_case(name, x, "int8", out, "channel", True, rng)
+    assert_same(graph, encodings, feeds_of(rng, shapes))
+
+
+@pytest.mark.parametrize("x", ["uint8", "int8"])
+def test_sums_that_would_saturate_in_16_bits(x: str) -> None:
+    """All products at their largest: pairs of them are beyond int16, where instructions without VNNI saturate."""
+    weight = np.full((8, 64, 3, 3), 1.0, np.float32)
+    graph = single(Node("Conv", "n", ("x", "w"), ("y",), {}), {"x": (1, 64, 8, 8)}, {"w": weight})
+    encodings = {
+        "x": Encoding(x, 1.0, Encoding(x, 1.0).qmin),
+        "w": encoding_for_weights(weight, "int8"),
+        "y": Encoding("uint8", 600.0, 0),
+    }
+    assert_same(graph, encodings, [{"x": np.full((1, 64, 8, 8), 255, np.float32)}])
+
+
+@pytest.mark.parametrize("x", ["uint8", "uint16"])
+def test_halves_are_rounded_to_even(x: str) -> None:
+    """Sums exactly between two codes."""
+    values = np.arange(-100, 101, dtype=np.float32).reshape(1, 1, 3, 67)
+    weight = np.array([1.0, 127.0], np.float32).reshape(2, 1, 1, 1)
+    encodings = {"x": Encoding(x, 1.0, 128), "w": Encoding("int8", 1.0, 0), "y": Encoding(x, 2.0, 100)}
+    assert_same(single(Node("Conv", "n", ("x", "w"), ("y",), {}), {"x": values.shape}, {"w": weight}), encodings, [{"x": values}])
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8"])
+def test_matmul_of_activations(dtype: str, rng: np.random.Generator) -> None:
+    """Two activations of 8 bits, in batches."""
+    shapes = {"a": (2, 5, 30), "b": (2, 30, 7)}
+    encodings = {"a": grid(dtype), "b": grid(dtype, 0.03, 0.6), "y": grid(dtype, 0.8)}
+    assert_same(single(Node("MatMul", "n", ("a", "b"), ("y",)), shapes, {}), encodings, feeds_of(rng, shapes))
+
+
+def test_sum_that_is_too_wide_stays_with_its_kernel(rng: np.random.Generator) -> None:
+    """Weights of 16 bits times activations of 16 bits fit into no two float32 sums: the kernel computes in float64."""
+    graph, encodings, shapes = sum_case("conv", "uint16", "int16", "uint16", "tensor", True, rng)
+    assert_same(graph, encodings, feeds_of(rng, shapes), fast=0)
+
+
+# ---------------------------------------------------------------------------------------------------------------- other ops
+
+
+@pytest.mark.parametrize("kind", ["same", "other"])
+@pytest.mark.parametrize("x", DTYPES)
+@pytest.mark.parametrize("op", sorted(UNARY))
+def test_tables(op: str, x: str, kind: str, rng: np.random.Generator) -> None:
+    """Functions of one value: all codes of 8 bits, many of 16, on one grid and on two."""
+    limits = {"low": np.array(-1.3, np.float32), "high": np.array(2.9, np.float32)} if op == "Clip" else {}
+    out = grid(x) if kind == "same" else grid("uint8" if x == "int16" else x, 0.021, 0.0 if op == "Relu" else 0.3)
+    graph = single(Node(op, "n", ("x", *limits), ("y",)), {"x": (1, 3, 50, 40)}, limits)
+    values = np.linspace(-8, 8, 6000, dtype=np.float32).reshape(1, 3, 50, 40)
+    assert_same(graph, {"x": grid(x), "y": out}, [{"x": values}, *feeds_of(rng, {"x": values.shape})])
+
+
+@pytest.mark.parametrize("out", ["uint8", "int16"])
+@pytest.mark.parametrize("x", DTYPES)
+@pytest.mark.parametrize("op", ["Add", "Sub", "Mul", "Max", "Min", "PRelu", "Sum"])
+def test_elementwise(op: str, x: str, out: str, rng: np.random.Generator) -> None:
+    """Two activations on different grids, and an activation with a constant."""
+    shapes = {"a": (1, 4, 6, 7), "b": (1, 4, 1, 7)}
+    encodings = {"a": grid(x), "b": grid(x, 0.031, 0.7), "y": grid(out, 0.11)}
+    assert_same(single(Node(op, "n", ("a", "b"), ("y",)), shapes, {}), encodings, feeds_of(rng, shapes))
+    constant = {"b": rng.standard_normal((4, 1, 1)).astype(np.float32)}
+    graph = single(Node(op, "n", ("a", "b"), ("y",)), {"a": shapes["a"]}, constant)
+    for given_grid in ({}, {"b": grid("uint8", 0.02)}):
+        wanted = {n: e for n, e in encodings.items() if n != "b"}
+        assert_same(graph, wanted | given_grid, feeds_of(rng, {"a": shapes["a"]}))
+
+
+@pytest.mark.parametrize("x", DTYPES)
+def test_division(x: str, rng: np.random.Generator) -> None:
+    """Div by a constant; by an activation, which may be zero, the kernel computes."""
+    encodings = {"a": grid(x), "b": grid(x), "y": grid(x, 0.04)}
+    constant = {"b": np.array([1.5, -0.3, 7.1, 3.0], np.float32).reshape(4, 1, 1)}
+    graph = single(Node("Div", "n", ("a", "b"), ("y",)), {"a": (1, 4, 6, 7)}, constant)
+    assert_same(graph, {n: encodings[n] for n in "ay"}, feeds_of(rng, {"a": (1, 4, 6, 7)}))
+    shapes = {"a": (1, 4, 6, 7), "b": (1, 4, 6, 7)}
+    assert_same(single(Node("Div", "n", ("a", "b"), ("y",)), shapes, {}), encodings, feeds_of(rng, shapes), fast=0)
+
+
+def ints(*values: int) -> Array:
+    return np.array(values, np.int64)
+
+
+MOVES: dict[str, tuple[str, dict[str, Array], dict[str, Any], int]] = {
+    "depth_to_space": ("DepthToSpace", {}, {"blocksize": 2}, 1),
+    "depth_to_space_crd": ("DepthToSpace", {}, {"blocksize": 2, "mode": "CRD"}, 1),
+    "dropout": ("Dropout", {}, {}, 1),
+    "expand": ("Expand", {"c": ints(2, 8, 6, 4)}, {}, 1),
+    "flatten": ("Flatten", {}, {"axis": 2}, 1),
+    "gather": ("Gather", {"c": ints(3, -1, 0)}, {"axis": 1}, 1),
+    "identity": ("Identity", {}, {}, 1),
+    "pad": ("Pad", {"c": ints(0, 0, 1, 2, 0, 0, 0, 1), "f": np.array(1.33, np.float32)}, {}, 1),
+    "pad_zero": ("Pad", {"c": ints(0, 0, 1, 2, 0, 0, 0, 1)}, {}, 1),
+    "pad_reflect": ("Pad", {"c": ints(0, 0, 1, 2, 0, 0, 0, 1)}, {"mode": "reflect"}, 1),
+    "pad_edge": ("Pad", {"c": ints(0, 0, 1, 2, 0, 0, 0, 1)}, {"mode": "edge"}, 1),
+    "reshape": ("Reshape", {"c": ints(0, -1, 2)}, {}, 1),
+    "slice": ("Slice", {"b": ints(1, 5), "e": ints(7, 0), "a": ints(1, 2), "s": ints(2, -1)}, {}, 1),
+    "space_to_depth": ("SpaceToDepth", {}, {"blocksize": 2}, 1),
+    "split": ("Split", {"c": ints(3, 5)}, {"axis": 1}, 2),
+    "squeeze": ("Squeeze", {"c": ints(0)}, {}, 1),
+    "tile": ("Tile", {"c": ints(1, 1, 2, 3)}, {}, 1),
+    "transpose": ("Transpose", {}, {"perm": (0, 2, 3, 1)}, 1),
+    "unsqueeze": ("Unsqueeze", {"c": ints(1)}, {}, 1),
+    "max_pool": ("MaxPool", {}, {"kernel_shape": (3, 2), "strides": (2, 1), "pads": (1, 0, 1, 1)}, 1),
+    "global_max_pool": ("GlobalMaxPool", {}, {}, 1),
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", MOVES)
+def test_moves(name: str, dtype: str, rng: np.random.Generator) -> None:
+    """Ops that only move codes, on one grid."""
+    op, constants, attributes, outputs = MOVES[name]
+    names = tuple(f"y{i}" for i in range(outputs))
+    graph = single(Node(op, "n", ("x", *constants), names, attributes), {"x": (1, 8, 6, 4)}, constants)
+    encodings = dict.fromkeys(("x", *names, "f"), grid(dtype))
+    assert_same(graph, {n: e for n, e in encodings.items() if n != "f"}, feeds_of(rng, {"x": (1, 8, 6, 4)}))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_resize_to_the_nearest(dtype: str, rng: np.random.Generator) -> None:
+    """Whole factors are repeated; other factors and other modes stay with the kernel."""
+    for scales, options, fast in (
+        ((1, 1, 2, 3), {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}, 1),
+        ((1, 1, 2, 2), {}, 1),
+        ((1, 1, 1.5, 2), {}, 0),
+        ((1, 1, 2, 2), {"mode": "linear"}, 0),
+        ((1, 1, 3, 3), {"coordinate_transformation_mode": "align_corners"}, 0),
+    ):
+        constants = {"s": np.array(scales, np.float32)}
+        graph = single(Node("Resize", "n", ("x", "", "s"), ("y",), options), {"x": (1, 3, 6, 5)}, constants)
+        assert_same(graph, {"x": grid(dtype), "y": grid(dtype)}, feeds_of(rng, {"x": (1, 3, 6, 5)}), fast)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_concat_on_different_grids(dtype: str, rng: np.random.Generator) -> None:
+    """Pieces on other grids and of other types are requantized."""
+    shapes = {"a": (1, 2, 5, 4), "b": (1, 3, 5, 4), "c": (1, 1, 5, 4)}
+    encodings = {"a": grid(dtype), "b": grid(dtype, 0.033, 0.1), "c": grid("uint16", 0.07), "y": grid(dtype)}
+    assert_same(single(Node("Concat", "n", tuple(shapes), ("y",), {"axis": 1}), shapes, {}), encodings, feeds_of(rng, shapes))
+
+
+MEANS: dict[str, tuple[str, dict[str, Array], dict[str, Any]]] = {
+    "average_pool": ("AveragePool", {}, {"kernel_shape": (2, 3), "strides": (2, 1)}),
+    "average_pool_padded": ("AveragePool", {}, {"kernel_shape": (3, 3), "pads": (1, 1, 1, 1)}),
+    "average_pool_same": ("AveragePool", {}, {"kernel_shape": (3, 3), "strides": (2, 2), "auto_pad": "SAME_UPPER"}),
+    "global_average_pool": ("GlobalAveragePool", {}, {}),
+    "reduce_mean": ("ReduceMean", {"c": ints(2, -1)}, {"keepdims": 0}),
+    "reduce_mean_kept": ("ReduceMean", {"c": ints(1)}, {"keepdims": 1}),
+}
+
+
+@pytest.mark.parametrize("kind", ["same", "other"])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", MEANS)
+def test_means(name: str, dtype: str, kind: str, rng: np.random.Generator) -> None:
+    """Means on one grid round halves up, means on two grids round once."""
+    op, constants, attributes = MEANS[name]
+    graph = single(Node(op, "n", ("x", *constants), ("y",), attributes), {"x": (1, 8, 6, 9)}, constants)
+    encodings = {"x": grid(dtype), "y": grid(dtype) if kind == "same" else grid(dtype, 0.027, 0.6)}
+    assert_same(graph, encodings, feeds_of(rng, {"x": (1, 8, 6, 9)}))
+
+
+def test_every_lowering_is_tested() -> None:
+    """No op has a lowering that nothing here runs."""
+    sums, moves, means = ({case[0] for case in cases.values()} for cases in (SUMS, MOVES, MEANS))
+    others = {"Add", "Sub", "Mul", "Max", "Min", "PRelu", "Sum", "Div", "Concat", "Resize"}
+    assert set(LOWERINGS) <= sums | moves | means | others | set(UNARY)
+
+
+# ---------------------------------------------------------------------------------------------------------------- networks
+
+
+@st.composite
+def networks(draw: st.DrawFn) -> tuple[Graph, dict[str, Encoding]]:
+    """Random graphs of convolutions, sums, functions, movement and ops without a fast form, each tensor on a grid of its own."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    kinds = ("Conv", "Depthwise", "Add", "Mul", "Relu", "Sigmoid", "Softmax", "Concat", "MaxPool", "Transpose")
+    nodes, constants, encodings = [], {}, {"x": grid(draw(st.sampled_from(DTYPES)))}
+    made = ["x"]
+    width = {"x": 4}
+    for index in range(draw(st.integers(1, 8))):
+        kind, source, out = draw(st.sampled_from(kinds)), draw(st.sampled_from(made)), f"t{index}"
+        dtype = draw(st.sampled_from(DTYPES))
+        encodings[out] = grid(dtype, draw(st.floats(0.01, 0.2)), draw(st.sampled_from([0.0, 0.3, 0.5])))
+        width[out] = width[source]
+        inputs, attributes, op = [source], {}, kind
+        if kind in ("Conv", "Depthwise"):
+            group = width[source] if kind == "Depthwise" else 1
+            width[out] = width[source] if kind == "Depthwise" else draw(st.integers(1, 20))
+            weight = (rng.standard_normal((width[out], width[source] // group, 3, 3)) * 0.2).astype(np.float32)
+            constants[f"w{index}"] = weight
+            encodings[f"w{index}"] = encoding_for_weights(weight, draw(st.sampled_from(WEIGHTS)), granularity="channel", axis=0)
+            inputs, op, attributes = [source, f"w{index}"], "Conv", {"group": group, "pads": (1, 1, 1, 1)}
+        elif kind in ("Add", "Mul"):
+            same = [n for n in made if width[n] == width[source]]
+            inputs = [source, draw(st.sampled_from(same))]
+        elif kind == "Concat":
+            other = draw(st.sampled_from(made))
+            width[out] += width[other]
+            inputs, attributes = [source, other], {"axis": 1}
+        elif kind == "Softmax":
+            attributes = {"axis": 1}
+        elif kind == "MaxPool":
+            encodings[out] = encodings[source]
+            attributes = {"kernel_shape": (3, 3), "pads": (1, 1, 1, 1)}
+        elif kind == "Transpose":
+            encodings[out] = encodings[source]
+            attributes = {"perm": (0, 1, 3, 2)}
+        nodes.append(Node(op, f"n{index}", tuple(inputs), (out,), attributes))
+        made.append(out)
+    outputs = draw(st.lists(st.sampled_from(made[1:]), min_size=1, max_size=3, unique=True))
+    return make_graph(nodes, {"x": ("float32", (1, 4, 6, 6))}, outputs, constants), encodings
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(networks(), st.integers(0, 2**32 - 1))
+def test_random_networks(network: tuple[Graph, dict[str, Encoding]], seed: int) -> None:
+    """Whatever is connected, both forms agree on every tensor; only Softmax has no fast form."""
+    graph, encodings = network
+    slow = sum(node.op == "Softmax" for node in graph.nodes)
+    feeds = feeds_of(np.random.default_rng(seed), {"x": (1, 4, 6, 6)})[:2]
+    assert_same(graph, encodings, feeds, fast=len(graph.nodes) - slow)
+
+
+@pytest.mark.parametrize("activations", ["uint8", "uint16"])
+@pytest.mark.parametrize(
+    "name",
+    ["ultraface_rfb_320", "resnet20_cifar10", "mobilenetv2s_cifar10", "mlperf_tiny_kws_dscnn", "convvit_cifar10"],
+)
+def test_real_models(name: str, activations: str, zoo: Path) -> None:
+    """Published models, quantized on random inputs."""
+    graph = BACKEND.prepare(load(zoo / f"{name}.onnx", batch=1))
+    feeds = random_feeds(graph, 0, count=2)
+    made = quantize(graph, backend="htp", data=feeds, options=Options(activations=activations, strict=False))
+    program = BACKEND.compile(made.graph, made.encodings, BACKEND.soc())
+    with BACKEND.open(program, "numpy") as slow, BACKEND.open(program, "fast") as quick:
+        assert quick.metrics()["fast"] > 0
+        for feed in feeds:
+            expected, got = slow.run(feed), quick.run(feed)
+            for output in expected:
+                np.testing.assert_array_equal(got[output], expected[output], err_msg=output)
