@@ -148,10 +148,11 @@ def test_save_and_sessions(tmp_path: Path) -> None:
     q.save(tmp_path / "m.dlc")
     with open_session(q, registry=REGISTRY) as a, open_session(tmp_path / "m.dlc", registry=REGISTRY) as b:
         assert a.program.backend == b.program.backend == "htp"
-        assert np.array_equal(a.run(DATA[0])["y"], b.run(DATA[0])["y"])
+        result = a.run(DATA[0])["y"]
+        assert np.array_equal(result, b.run(DATA[0])["y"])
     with open_session(tmp_path / "m.dlc", backend="cpu", registry=REGISTRY) as c:
         assert c.ignores_encodings
-        assert np.abs(c.run(DATA[0])["y"] - a.run(DATA[0])["y"]).max() < 0.05
+        assert np.abs(c.run(DATA[0])["y"] - result).max() < 0.05
     with pytest.raises(UsageError, match="not int"):
         open_session(3, registry=REGISTRY)
 

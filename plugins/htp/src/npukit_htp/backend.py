@@ -9,9 +9,21 @@ from pathlib import Path
 import attrs
 import yaml
 
-from npukit.backend import Kernel, KernelBackend, Lowering, OpConstraint, OpCost, Precision, Soc, load_constraints, load_socs
+from npukit.backend import (
+    Arithmetic,
+    Kernel,
+    KernelBackend,
+    Lowering,
+    OpConstraint,
+    OpCost,
+    Precision,
+    Soc,
+    load_constraints,
+    load_socs,
+)
 from npukit.encoding import Encoding
 from npukit.graph import Graph, fold_batch_norm, fold_constants, remove_dead_nodes
+from npukit_htp.arithmetic import arithmetic
 from npukit_htp.cost import estimate
 from npukit_htp.lower import LOWERINGS
 from npukit_htp.profile import kernels_of, profile_of
@@ -71,6 +83,10 @@ class HtpBackend(KernelBackend):
     def estimate(self, graph: Graph, encodings: Mapping[str, Encoding], soc: Soc) -> tuple[OpCost, ...]:
         """A roofline of published peak figures (``npukit_htp.cost``); no time for SoCs without such figures."""
         return estimate(graph, encodings, soc)
+
+    def arithmetic(self) -> tuple[Arithmetic, ...]:
+        """The schemes and their measured agreement with the vendor's simulator."""
+        return arithmetic()
 
     def kernels(self, soc: Soc) -> Mapping[str, Kernel]:
         """The kernels of the chip's numeric family (``npukit_htp.profile``)."""

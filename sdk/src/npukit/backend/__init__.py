@@ -1,6 +1,6 @@
 """The seam between npukit and an accelerator: op constraints, SoCs, backends, programs and sessions."""
 
-from npukit.backend._base import Backend, OpTime, Precision, Program, Session, check_feeds
+from npukit.backend._base import Arithmetic, Backend, OpTime, Precision, Program, Session, check_feeds
 from npukit.backend._constraint import Caveat, OpConstraint, Port, Problem, Soc, grid_matches, load_constraints, load_socs
 from npukit.backend._cost import OpCost, TotalCost, bytes_of, count_costs, total
 from npukit.backend._fast import FastCall, Lowering, Operand
@@ -11,6 +11,7 @@ from npukit.backend._value import Value
 __all__ = [
     "FORMS",
     "Accumulator",
+    "Arithmetic",
     "Backend",
     "Call",
     "Caveat",

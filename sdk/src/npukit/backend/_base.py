@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar
@@ -26,6 +26,27 @@ class Precision:
     weights: str = "int8"
     bias: str = "int32"
     per_channel: bool = True
+
+
+def _texts(value: Iterable[str]) -> tuple[str, ...]:
+    return tuple(value)
+
+
+@attrs.frozen
+class Arithmetic:
+    """How a backend computes a family of ops: for people, with its public ``source``.
+
+    ``types`` are activation types (empty: all); ``profile`` names the numeric family of chips ("" for all); ``measured`` is how far
+    it agrees with the real thing, "" when nobody has measured it.
+    """
+
+    family: str
+    ops: tuple[str, ...] = attrs.field(converter=_texts)
+    types: tuple[str, ...] = attrs.field(converter=_texts)
+    scheme: str
+    source: str
+    profile: str = ""
+    measured: str = ""
 
 
 @attrs.frozen(eq=False)
@@ -150,6 +171,10 @@ class Backend(abc.ABC):
 
     def fusions(self) -> tuple[tuple[str, ...], ...]:
         """Op sequences that run as one, such as ("Conv", "Relu"): the tensors inside take the grid of the last output."""
+        return ()
+
+    def arithmetic(self) -> tuple[Arithmetic, ...]:
+        """How the backend computes, family by family; empty when it does not say."""
         return ()
 
     def supports(self, op: str, domain: str = "") -> bool:

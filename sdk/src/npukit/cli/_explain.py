@@ -1,10 +1,15 @@
-"""Explain an error code or the name of a rule. Without a code: list all of them."""
+"""Explain an error code or the name of a rule. Without a code: list all of them.
+
+`npukit explain arithmetic --backend htp` tells how a backend computes, family by family, with the public source of each scheme and
+its measured agreement with the real thing.
+"""
 
 from __future__ import annotations
 
 import argparse
 
 from npukit.cli._console import Console
+from npukit.cli._options import registry_from
 from npukit.errors import UsageError, did_you_mean
 
 SUMMARY = "what an error code or rule means"
@@ -44,11 +49,13 @@ TEXTS = {
     "derived": "A bias is added to the integer sum, so its scale is the product of the scales of input and weight.",
     "conflict": "Two rules or overrides demand different grids for tensors that must share one.",
     "block-conv": "A 1x1 convolution with scales per block is accepted, and the vendor's simulator computes it wrongly (-13 dB).",
+    "cumsum": "An 8-bit CumSum is accepted, and the simulator's sums are far off for some grids.",
     "dilated-16-bit": "A dilated convolution with 16-bit weights is accepted, and the simulator computes it wrongly (22 to 28 dB).",
     "float-before-v69": "The validator takes float on v68, but those chips compute integers only: quantize the op.",
     "float-island": "The op runs in float between a dequantize and a quantize. From v73 on that float is float16.",
     "lpbq-form": "Sources contradict one another on LPBQ weights here: ExecuTorch runs them, the ONNX provider does not.",
     "lpbq-gemm": "Gemm with LPBQ weights is accepted, and the simulator computes it wrongly (7 to 12 dB). Use MatMul.",
+    "pad-int8": "A constant Pad of int8 is accepted, and the simulator pads with 127 when no pad value is given.",
     "sigmoid-grid": "A 16-bit Sigmoid writes 1/65536 whatever its encoding says: with another encoding the result is mis-scaled.",
     "vendor": "The vendor's own validator refuses the node. Its reason is quoted; when it gives none, the op constraint is named.",
     "vendor-build": "The vendor's validator accepts every node, but its runtime then fails to build the graph.",
@@ -57,10 +64,15 @@ TEXTS = {
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("code", nargs="?", default="", help="an error code or the name of a rule")
+    parser.add_argument("code", nargs="?", default="", help="an error code, the name of a rule, or: arithmetic")
+    parser.add_argument("--backend", default="", metavar="NAME", help="of which arithmetic is told (default: htp)")
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
+    if args.code == "arithmetic":
+        return _arithmetic(args, console)
+    if args.backend:
+        raise UsageError("--backend goes with: npukit explain arithmetic")
     if not args.code:
         width = max(map(len, TEXTS))
         console.emit("\n".join(f"{code:<{width}}  {text}" for code, text in TEXTS.items()), TEXTS)
@@ -68,4 +80,19 @@ def run(args: argparse.Namespace, console: Console) -> int:
     if args.code not in TEXTS:
         raise UsageError(f"there is no code '{args.code}'", hint=did_you_mean(args.code, TEXTS))
     console.emit(f"{args.code}: {TEXTS[args.code]}", {"code": args.code, "text": TEXTS[args.code]})
+    return 0
+
+
+def _arithmetic(args: argparse.Namespace, console: Console) -> int:
+    backend, _ = registry_from(args).resolve(args.backend or "htp")
+    families = backend.arithmetic()
+    if not families:
+        console.emit(f"{backend.name} does not say how it computes", {"backend": backend.name, "families": []})
+        return 0
+    parts = []
+    for row in families:
+        types = f" at {', '.join(row.types)}" if row.types else ""
+        lines = [f"{row.family} ({', '.join(row.ops)}){types}", f"    {row.scheme}", f"    source: {row.source}"]
+        parts.append("\n".join([*lines, f"    measured: {row.measured or 'not measured'}"]))
+    console.emit("\n".join(parts), {"backend": backend.name, "families": families})
     return 0
