@@ -90,7 +90,7 @@ def conv(call: FastCall) -> bool:
         return False
     operands = _integer_operands(call, made)
     if operands is None:
-        return _float_sum(call, made, "Conv", made.weight.values, attributes)
+        return _float_conv(call, made, attributes)
     bias = [] if made.bias is None else [call.literal(made.bias, np.int32)]
     out_grid = (call.literal(out.steps), call.zero(out))
     return call.give(call.write("QLinearConv", *operands, *out_grid, *bias, **attributes))
@@ -109,12 +109,29 @@ def _padded(call: FastCall) -> dict[str, Any] | None:
     return attributes | {"pads": tuple(begin for begin, _ in pads) + tuple(end for _, end in pads)}
 
 
+def _float_conv(call: FastCall, made: _Sum, attributes: Mapping[str, Any]) -> bool:
+    """A Conv in float32. A pointwise one runs as a Conv along one axis: a plain matrix product, without changes of layout."""
+    weight, shape = made.weight.values, call.shape(0) or ()
+    moves = (attributes.get(name, ()) for name in ("strides", "pads"))
+    pointwise = weight[0, 0].size == 1 and not any(set(values) - {fixed} for values, fixed in zip(moves, (1, 0), strict=True))
+    sizes = [d for d in shape[2:] if isinstance(d, int)]
+    if not pointwise or attributes.get("group", 1) != 1 or len(sizes) != len(shape) - 2:
+        codes = _float_sum(call, made, "Conv", weight, attributes, spatial=weight.ndim - 2)
+        return codes is not None and call.give(codes)
+    flat = call.write("Reshape", call.integers(0), call.literal([0, 0, -1], np.int64))
+    codes = _float_sum(call, made, "Conv", weight.reshape(*weight.shape[:2], 1), {}, flat, 1)
+    return codes is not None and call.give(call.write("Reshape", codes, call.literal([0, 0, *sizes], np.int64)))
+
+
 def conv_transpose(call: FastCall) -> bool:
     """ConvTranspose in float32, where its size is given by pads alone."""
     if call.node.get("output_shape") or call.node.get("auto_pad", "NOTSET") != "NOTSET" or call.node.get("group", 1) != 1:
         return False
     made = _sum(call, 1, 1)
-    return made is not None and _float_sum(call, made, "ConvTranspose", made.weight.values, call.node.attributes)
+    if made is None:
+        return False
+    codes = _float_sum(call, made, "ConvTranspose", made.weight.values, call.node.attributes, spatial=made.weight.values.ndim - 2)
+    return codes is not None and call.give(codes)
 
 
 def gemm(call: FastCall) -> bool:
@@ -129,7 +146,8 @@ def gemm(call: FastCall) -> bool:
     made = attrs.evolve(made, weight=attrs.evolve(made.weight, values=np.ascontiguousarray(weight)))
     operands = _integer_operands(call, made)
     if operands is None:
-        return _float_sum(call, made, "Gemm", made.weight.values, {})
+        codes = _float_sum(call, made, "Gemm", made.weight.values, {})
+        return codes is not None and call.give(codes)
     bias = "" if made.bias is None else call.literal(np.broadcast_to(made.bias, weight.shape[1]), np.int32)
     return call.give(call.write("QGemm", *operands, bias, call.literal(out.steps), call.zero(out), domain="com.microsoft"))
 
@@ -151,41 +169,46 @@ def matmul(call: FastCall) -> bool:
             return False
         found = _integer_operands(call, made)
         if found is None:
-            return _float_sum(call, made, "MatMul", made.weight.values, {})
+            codes = _float_sum(call, made, "MatMul", made.weight.values, {})
+            return codes is not None and call.give(codes)
         operands = found
     return call.give(call.write("QLinearMatMul", *operands, call.literal(out.steps), call.zero(out)))
 
 
-def _float_sum(call: FastCall, made: _Sum, op: str, weight: Array, attributes: Mapping[str, Any]) -> bool:
-    """A sum in float32, of one piece or two, and its requantization."""
+def _float_sum(
+    call: FastCall, made: _Sum, op: str, weight: Array, attributes: Mapping[str, Any], operand: Operand | str = "", spatial: int = 0
+) -> str | None:
+    """CODES of a sum in float32, of one piece or two; None when it needs more. ``spatial`` axes follow the channels."""
     x, out = call.encoding(0), call.wanted()
     assert x is not None
     assert out is not None
-    operand = call.integers(0)
-
-    def add(piece: Operand | str, bias: Array | None, sign: int = 1) -> str:
+    terms = _terms(call, made, operand or call.integers(0), largest(x))
+    if terms is None:
+        return None
+    sums = []
+    for sign, (piece, bias) in zip((1, -1), terms, strict=False):
         inputs = [piece, call.literal(sign * weight, np.float32)]
         if bias is not None:
             inputs.append(call.literal(np.broadcast_to(sign * bias, made.totals.shape), np.float32))
-        return call.write(op, *inputs, **attributes)
-
-    if made.bound(largest(x)) <= EXACT_FLOAT32:
-        total = add(operand, made.bias)
-    else:
-        bias = None if made.bias is None else np.rint(made.bias / _PIECE) * _PIECE
-        rest = None if made.bias is None or bias is None else made.bias - bias
-        high = attrs.evolve(made, bias=bias)
-        low = attrs.evolve(made, bias=rest)
-        if high.bound(largest(x) + _PIECE / 2) > _PIECE * EXACT_FLOAT32 or low.bound(_PIECE / 2) > EXACT_FLOAT32:
-            return False
-        shift = call.literal(_ROUND_TO_PIECE)
-        upper = call.write("Sub", call.write("Add", operand, shift), shift)
-        # A difference, because ONNX Runtime would fuse the addition of a convolution into another one and round in between.
-        total = call.write("Sub", add(upper, bias), add(call.write("Sub", operand, upper), rest, -1))
+        sums.append(call.write(op, *inputs, **attributes))
+    # A difference, because ONNX Runtime would fuse the addition of a convolution into another one and round in between.
+    total = sums[0] if len(sums) == 1 else call.write("Sub", *sums)
     multiplier = (made.scale.astype(np.float64) / float(out.steps)).astype(np.float32)
-    spatial = len(call.shape(0) or ()) - 2 if op.startswith("Conv") else 0
     factors = multiplier.reshape(-1, *[1] * spatial) if multiplier.size > 1 else multiplier.reshape(())
-    return call.give(call.rounded(call.write("Mul", total, call.variable(factors)), out))
+    return call.rounded(call.write("Mul", total, call.variable(factors)), out)
+
+
+def _terms(call: FastCall, made: _Sum, operand: Operand | str, most: int) -> list[tuple[Operand | str, Array | None]] | None:
+    """One or two operands, each with its bias, whose sums are exact in float32 and add up; None when two do not suffice."""
+    if made.bound(most) <= EXACT_FLOAT32:
+        return [(operand, made.bias)]
+    upper = attrs.evolve(made, bias=None if made.bias is None else np.rint(made.bias / _PIECE) * _PIECE)
+    lower = attrs.evolve(made, bias=None if made.bias is None else np.asarray(made.bias - upper.bias))
+    if upper.bound(most + _PIECE / 2) > _PIECE * EXACT_FLOAT32 or lower.bound(_PIECE / 2) > EXACT_FLOAT32:
+        return None
+    shift = call.literal(_ROUND_TO_PIECE)
+    multiple = call.write("Sub", call.write("Add", operand, shift), shift)
+    return [(multiple, upper.bias), (call.write("Sub", operand, multiple), lower.bias)]
 
 
 SUMS: Mapping[str, Lowering] = {"Conv": conv, "ConvTranspose": conv_transpose, "Gemm": gemm, "MatMul": matmul}
