@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from npukit.backend import Accumulator, Call, FastCall, Kernel, KernelBackend, Lowering, Program, Result, Session, Soc, Value
+from npukit.cli import main
 from npukit.encoding import Array, Encoding
 from npukit.errors import PluginError, UsageError
 from npukit.graph import Node, make_graph
@@ -259,3 +261,17 @@ def test_compare_chooses(feeds: dict[str, Array]) -> None:
     assert levels[0] == levels[1]
     with pytest.raises(UsageError, match="none of cpu has kernels"):
         compare(graph, backends=("cpu",), data=[feeds], kernels="fast", registry=registry())
+
+
+def test_command_line_chooses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """``npukit run --kernels`` runs either form with the same result, and refuses backends without kernels."""
+    assert main(["demo", "-q", "-o", str(tmp_path)]) == 0
+    model, data = next(tmp_path.glob("*.dlc")), next(tmp_path.glob("*test*.npz"))
+    capsys.readouterr()
+    shown = []
+    for kernels in ("numpy", "fast"):
+        assert main(["run", str(model), "--data", str(data), "--limit", "5", "--kernels", kernels, "--json", "-q"]) == 0
+        shown.append(capsys.readouterr().out)
+    assert shown[0] == shown[1]
+    assert main(["run", str(model), "--backend", "cpu", "--data", str(data), "--kernels", "fast"]) == 2
+    assert "backend 'cpu' has no kernels" in capsys.readouterr().err
