@@ -11,7 +11,7 @@ import pytest
 from npukit.backend import Accumulator, Call, FastCall, Kernel, KernelBackend, Lowering, Program, Result, Session, Soc, Value
 from npukit.cli import main
 from npukit.encoding import Array, Encoding
-from npukit.errors import PluginError, UsageError
+from npukit.errors import ModelError, PluginError, UsageError
 from npukit.graph import Node, make_graph
 from npukit.plugins import Registry, hookimpl
 from npukit.quantization import compare, open_session
@@ -231,6 +231,17 @@ def test_without_onnxruntime(monkeypatch: pytest.MonkeyPatch, feeds: dict[str, A
     monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
     with pytest.raises(PluginError, match="onnxruntime is not installed"):
         opened(made, "fast")
+
+
+def test_segment_that_onnxruntime_refuses() -> None:
+    """The error says how to run without it."""
+
+    class Wrong(Lab):
+        fast: Mapping[str, Lowering] = {"Relu": lambda call: call.give(call.write("NoSuchOp", call.real(0)))}
+
+    with pytest.raises(ModelError, match="NoSuchOp") as caught:
+        opened(program(chain("Relu"), backend=Wrong()), "", Wrong())
+    assert "--kernels numpy" in caught.value.hint
 
 
 def registry() -> Registry:
