@@ -70,7 +70,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
         write_text(overrides, write_encodings(found.overrides, found.graph))
         lines.append(f"{overrides}: {len(found.overrides)} encodings")
     verdict = "accepted" if found.legal else "still refused"
-    lines.append(f"{args.model}: {verdict} by {label} with {len(found.changes)} encodings changed")
+    count = sum(not change.follows for change in found.changes)
+    lines.append(f"{args.model}: {verdict} by {label} with {count} encodings changed")
     data = {
         "model": args.model,
         "backend": found.backend,

@@ -119,7 +119,7 @@ def changes_text(changes: Iterable[Change]) -> str:
     rows = [
         (c.tensor, typed_text(c.before), typed_text(c.after), f"{c.op} '{c.node}'", c.rule)
         for c in changed
-        if c.after is None or c.after.origin != "derived"
+        if not c.follows
     ]
     biases = len(changed) - len(rows)
     text = table(["Tensor", "Was", "Becomes", "Because of", "Rule"], rows)

@@ -55,6 +55,11 @@ class Change:
     node: str
     op: str
 
+    @property
+    def follows(self) -> bool:
+        """Whether this is a bias, whose grid follows from input and weight: such changes are not counted."""
+        return self.after is not None and self.after.origin == "derived"
+
 
 def repair(
     rules: Rules,
