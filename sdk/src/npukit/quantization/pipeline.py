@@ -311,8 +311,8 @@ class _Task:
                 origin = encoding if group.encoding is None or name in self.given else _spread_origin(encoding)
                 found.setdefault(name, origin)
         for name, dtype in self.plan.activations.items():
-            if dtype not in _GRIDS:
-                found.setdefault(name, Encoding(dtype, origin="calibrated"))
+            if dtype not in _GRIDS and name not in found:
+                found[name] = Encoding(dtype, origin="calibrated")
         for name in self.plan.weights:
             if name not in found:
                 found[name] = self._weight(name)
