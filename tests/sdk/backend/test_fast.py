@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from npukit.backend import Accumulator, Call, FastCall, Kernel, KernelBackend, Lowering, Program, Result, Session, Soc, Value
+from npukit.cli import main
 from npukit.encoding import Array, Encoding
-from npukit.errors import PluginError, UsageError
+from npukit.errors import ModelError, PluginError, UsageError
 from npukit.graph import Node, make_graph
 from npukit.plugins import Registry, hookimpl
 from npukit.quantization import compare, open_session
@@ -231,6 +233,17 @@ def test_without_onnxruntime(monkeypatch: pytest.MonkeyPatch, feeds: dict[str, A
         opened(made, "fast")
 
 
+def test_segment_that_onnxruntime_refuses() -> None:
+    """The error says how to run without it."""
+
+    class Wrong(Lab):
+        fast: Mapping[str, Lowering] = {"Relu": lambda call: call.give(call.write("NoSuchOp", call.real(0)))}
+
+    with pytest.raises(ModelError, match="NoSuchOp") as caught:
+        opened(program(chain("Relu"), backend=Wrong()), "", Wrong())
+    assert "--kernels numpy" in caught.value.hint
+
+
 def registry() -> Registry:
     found = Registry.load()
     found.add("lab", Lab())
@@ -259,3 +272,17 @@ def test_compare_chooses(feeds: dict[str, Array]) -> None:
     assert levels[0] == levels[1]
     with pytest.raises(UsageError, match="none of cpu has kernels"):
         compare(graph, backends=("cpu",), data=[feeds], kernels="fast", registry=registry())
+
+
+def test_command_line_chooses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """``npukit run --kernels`` runs either form with the same result, and refuses backends without kernels."""
+    assert main(["demo", "-q", "-o", str(tmp_path)]) == 0
+    model, data = next(tmp_path.glob("*.dlc")), next(tmp_path.glob("*test*.npz"))
+    capsys.readouterr()
+    shown = []
+    for kernels in ("numpy", "fast"):
+        assert main(["run", str(model), "--data", str(data), "--limit", "5", "--kernels", kernels, "--json", "-q"]) == 0
+        shown.append(capsys.readouterr().out)
+    assert shown[0] == shown[1]
+    assert main(["run", str(model), "--backend", "cpu", "--data", str(data), "--kernels", "fast"]) == 2
+    assert "backend 'cpu' has no kernels" in capsys.readouterr().err

@@ -17,6 +17,7 @@ from npukit.backend._base import Program
 from npukit.backend._value import Value
 from npukit.backend.ort import OrtModel
 from npukit.encoding import Array, Encoding, container
+from npukit.errors import ModelError
 from npukit.graph import Graph, Node, Shape, Tensor
 
 _OPSET = 21  # the first one whose QuantizeLinear knows 16 bits
@@ -270,7 +271,10 @@ class Segment:
         operands = [Operand(n, Form.CODES if n in encodings else Form.PLAIN) for n in self.exports]
         operands += [Operand(n, Form.REAL if n in encodings else Form.PLAIN) for n in self.shown]
         self._outputs = [writer.read(operand) for operand in operands]
-        self._model = OrtModel(writer.graph(self._outputs), fuse_qdq=False)
+        try:
+            self._model = OrtModel(writer.graph(self._outputs), fuse_qdq=False)
+        except ModelError as error:
+            raise ModelError(error.message, hint="--kernels numpy needs no ONNX Runtime") from None
         self._stored, self._real = dict(writer.inputs), dict(writer.real_inputs)
         self.stored = tuple(self._stored)
 

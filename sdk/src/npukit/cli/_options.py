@@ -145,7 +145,7 @@ def options_from(args: argparse.Namespace) -> Options:
             raise UsageError(f"--{flag}: there is no type '{given_type}'", hint=hint)
 
     known = ("activations", "weights", "per_channel", "calibration", "percentile", "float_fallback", "strict", "seed", "limit")
-    given: dict[str, Any] = {name: getattr(args, name) for name in known if hasattr(args, name)}
+    given: dict[str, Any] = {name: getattr(args, name) for name in (*known, "legalize") if hasattr(args, name)}
     return Options(**given)
 
 

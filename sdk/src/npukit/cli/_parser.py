@@ -20,6 +20,7 @@ from npukit.cli import (
     _explain,
     _export,
     _info,
+    _legalize,
     _quantize,
     _run,
 )
@@ -34,6 +35,7 @@ COMMANDS: dict[str, ModuleType] = {
     "check": _check,
     "convert": _convert,
     "quantize": _quantize,
+    "legalize": _legalize,
     "run": _run,
     "compare": _compare,
     "bench": _bench,

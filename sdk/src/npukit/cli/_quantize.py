@@ -1,6 +1,7 @@
 """Quantize a model for a backend: overrides first, then fixed grids of the op constraints, then calibration on --data.
 
-The result is checked against the op constraints; --no-strict writes it in spite of violations and lists them.
+The result is checked against the op constraints; --no-strict writes it in spite of violations and lists them, --legalize first
+changes as few encodings as end the violations, and lists the changes.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ from npukit.cli._options import (
 from npukit.errors import ConstraintError
 
 if TYPE_CHECKING:
-    from npukit.quantization import Quantized
+    from collections.abc import Iterable
+
+    from npukit.quantization import Change, Quantized
 
 SUMMARY = "quantize a model for a backend"
 
@@ -44,6 +47,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_overrides(parser)
     add_model_inputs(parser)
     parser.add_argument("--no-strict", dest="strict", action="store_false", help="list violations instead of refusing")
+    parser.add_argument("--legalize", action="store_true", help="change encodings that the backend refuses, as few as possible")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="recorded in the package (default: 0)")
 
 
@@ -92,8 +96,31 @@ def report_result(result: Quantized, target: Path, console: Console) -> None:
     """Say what was written and where its encodings come from."""
     report = result.report
     origins = ", ".join(f"{count} {origin}" for origin, count in sorted(report.origins.items())) or "none, the model is float"
-    lines = [problems_text(report.problems)] if report.problems else []
+    lines = [changes_text(report.changes)] if report.changes else []
+    lines += [problems_text(report.problems)] if report.problems else []
     lines += [f"note: {note}" for note in report.notes]
     lines.append(f"{target}: {target.stat().st_size / 1e3:.0f} kB; encodings: {origins}")
-    data = {"output": str(target), "origins": report.origins, "problems": report.problems, "notes": report.notes}
+    data = {
+        "output": str(target),
+        "origins": report.origins,
+        "problems": report.problems,
+        "notes": report.notes,
+        "changes": report.changes,
+    }
     console.emit("\n".join(lines), data)
+
+
+def changes_text(changes: Iterable[Change]) -> str:
+    """A table of changed encodings; biases, which follow from input and weight, are only counted."""
+    from npukit.package.describe import typed_text
+    from npukit.report import table
+
+    changed = tuple(changes)
+    rows = [
+        (c.tensor, typed_text(c.before), typed_text(c.after), f"{c.op} '{c.node}'", c.rule)
+        for c in changed
+        if c.after is None or c.after.origin != "derived"
+    ]
+    biases = len(changed) - len(rows)
+    text = table(["Tensor", "Was", "Becomes", "Because of", "Rule"], rows)
+    return text + (f"\n{biases} biases follow" if biases else "")

@@ -125,6 +125,13 @@ def encoding_text(encoding: Encoding) -> str:
     return f"{steps.size} scales {steps.min():.4g}..{steps.max():.4g} on axis {encoding.axis}{blocks}"
 
 
+def typed_text(encoding: Encoding | None) -> str:
+    """The type, scale and zero point in a few words, "-" when there is no encoding."""
+    if encoding is None:
+        return "-"
+    return encoding.dtype if encoding.is_float else f"{encoding.dtype} {encoding_text(encoding)}"
+
+
 def short(value: object) -> str:
     """An attribute's value in a few words."""
     if isinstance(value, np.ndarray):

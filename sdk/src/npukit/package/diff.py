@@ -11,7 +11,7 @@ import numpy as np
 from npukit.encoding import Encoding
 from npukit.graph import Array, Graph, Node, Tensor
 from npukit.package.container import Package
-from npukit.package.describe import encoding_text, short
+from npukit.package.describe import short, typed_text
 
 
 @attrs.frozen
@@ -112,10 +112,4 @@ def _encodings(a: Mapping[str, Encoding], b: Mapping[str, Encoding]) -> Iterator
     for name in sorted(a.keys() | b.keys()):
         first, second = a.get(name), b.get(name)
         if first is None or second is None or not first.same_grid(second):
-            yield Difference("encoding", name, *(_encoding_text(e) for e in (first, second)))
-
-
-def _encoding_text(encoding: Encoding | None) -> str:
-    if encoding is None:
-        return "-"
-    return encoding.dtype if encoding.is_float else f"{encoding.dtype} {encoding_text(encoding)}"
+            yield Difference("encoding", name, *(typed_text(e) for e in (first, second)))

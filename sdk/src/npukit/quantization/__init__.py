@@ -1,14 +1,18 @@
 """From a float model to a quantized package: data, observers, the pipeline, and comparison of the results."""
 
+from npukit.quantization._repair import Change
 from npukit.quantization.calibrate import calibrate
 from npukit.quantization.compare import Comparison, TensorRow, compare, open_session
 from npukit.quantization.data import open_data
+from npukit.quantization.legalize import Legalized, legalize
 from npukit.quantization.observers import Range
 from npukit.quantization.pipeline import CheckResult, Options, Quantized, Report, check, convert, quantize, read_source
 
 __all__ = [
+    "Change",
     "CheckResult",
     "Comparison",
+    "Legalized",
     "Options",
     "Quantized",
     "Range",
@@ -18,6 +22,7 @@ __all__ = [
     "check",
     "compare",
     "convert",
+    "legalize",
     "open_data",
     "open_session",
     "quantize",

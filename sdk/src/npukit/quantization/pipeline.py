@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-import numpy as np
 
 from npukit.backend import Backend, Plan, Precision, Problem, Rules, Soc, port_axis
 from npukit.encoding import (
@@ -27,6 +26,8 @@ from npukit.events import Event, OnEvent, ignore
 from npukit.graph import Graph, Tensor, fold_constants, load, source_hash
 from npukit.package import Manifest, Package, is_package, read_package, write_package
 from npukit.plugins import Registry
+from npukit.quantization._bias import derived_bias, with_room_for_bias
+from npukit.quantization._repair import Change, repair
 from npukit.quantization.calibrate import calibrate
 from npukit.quantization.data import open_data
 from npukit.quantization.observers import Range
@@ -37,7 +38,8 @@ class Options:
     """How to quantize. Empty types and None mean: as the backend does by default.
 
     ``calibration``: min-max, percentile, entropy, mse or sqnr. ``float_fallback`` lets ops without a kernel run in float16.
-    ``strict`` raises when the result violates the backend's constraints; otherwise the violations are only listed.
+    ``strict`` raises when the result violates the backend's constraints; otherwise the violations are only listed. ``legalize``
+    first makes the smallest change of encodings that ends the violations.
     """
 
     activations: str = ""
@@ -47,6 +49,7 @@ class Options:
     percentile: float = 99.99
     float_fallback: bool = False
     strict: bool = True
+    legalize: bool = False
     seed: int = 0
     limit: int | None = None
 
@@ -63,11 +66,12 @@ class Options:
 @attrs.frozen
 class Report:
     """What happened: ``origins`` counts encodings by where they come from, ``problems`` lists what the constraints say,
-    ``notes`` what a person should know (overrides that took no effect, and the like)."""
+    ``notes`` what a person should know (overrides that took no effect, and the like), ``changes`` what ``legalize`` did."""
 
     origins: Mapping[str, int]
     problems: tuple[Problem, ...] = ()
     notes: tuple[str, ...] = ()
+    changes: tuple[Change, ...] = ()
 
     def __str__(self) -> str:
         counts = ", ".join(f"{count} {origin}" for origin, count in sorted(self.origins.items()))
@@ -165,7 +169,10 @@ def quantize(
     task = _Task.prepare(origin.graph, chosen, registry.planner(chosen), chip, options, given, notes)
     ranges = task.ranges(data, listen)
     encodings = task.encodings(ranges)
-    return _finish(task, origin, encodings, history)
+    changes: tuple[Change, ...] = ()
+    if options.legalize:
+        changes, encodings = task.legal(encodings)
+    return _finish(task, origin, encodings, changes, history)
 
 
 def check(
@@ -318,8 +325,8 @@ class _Task:
                 found[name] = self._weight(name)
         for bias, (x, w) in self.plan.derived.items():
             if w in self.plan.weights and w not in self.given:
-                found[w] = _with_room_for_bias(found.get(x), found[w], self.graph.tensor(bias))
-            derived = _derived(found.get(x), found.get(w), self.graph.tensor(bias))
+                found[w] = with_room_for_bias(found.get(x), found[w], self.graph.tensor(bias))
+            derived = derived_bias(found.get(x), found.get(w), self.graph.tensor(bias))
             if derived is not None:
                 found[bias] = derived
         return {n: e for n, e in found.items() if e.dtype != "float32"}
@@ -339,13 +346,18 @@ class _Task:
         )
 
     def problems(self, encodings: Mapping[str, Encoding]) -> tuple[Problem, ...]:
-        conflicts = tuple(_conflict_problem(c) for c in self.solution.conflicts)
+        pairs = [(c, encodings.get(c.tensor_a), encodings.get(c.tensor_b)) for c in self.solution.conflicts]
+        apart = [c for c, a, b in pairs if a is not None and b is not None and not a.same_grid(b)]
+        conflicts = tuple(_conflict_problem(c) for c in apart)
         found = self.rules.validate(self.graph, encodings, float_fallback=self.options.float_fallback)
         return conflicts + self.backend.judge(self.graph, encodings, self.rules.soc, found)
 
+    def legal(self, encodings: Mapping[str, Encoding]) -> tuple[tuple[Change, ...], dict[str, Encoding]]:
+        """The smallest change that makes the encodings legal, and the encodings after it."""
+        conflicts, fallback = self.solution.conflicts, self.options.float_fallback
+        return repair(self.rules, self.graph, encodings, conflicts=conflicts, float_fallback=fallback)
 
-# Half of the int32 range for the bias leaves the other half to the products.
-_INT32_ROOM = float(1 << 30)
+
 _GRIDS = frozenset({"int2", "int4", "int8", "int16", "uint2", "uint4", "uint8", "uint16"})
 
 
@@ -354,18 +366,21 @@ def _spread_origin(encoding: Encoding) -> Encoding:
     return encoding if encoding.origin == "fixed" else encoding.with_origin("propagated")
 
 
-def _finish(task: _Task, origin: Source, encodings: Mapping[str, Encoding], history: Sequence[str]) -> Quantized:
+def _finish(
+    task: _Task, origin: Source, encodings: Mapping[str, Encoding], changes: tuple[Change, ...], history: Sequence[str]
+) -> Quantized:
     problems = task.problems(encodings)
     errors = [p for p in problems if p.severity == "error"]
     if errors and task.options.strict:
         more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+        hint = "no change of encodings ends this" if task.options.legalize else "--legalize changes encodings to end this"
         raise ConstraintError(
             f"{task.backend.name}:{task.rules.soc.name} refuses the model: {errors[0]}{more}",
             problems=problems,
-            hint="npukit check lists all problems; --no-strict goes on",
+            hint=f"npukit check lists all problems; {hint}, --no-strict goes on",
         )
     manifest = _manifest(origin, task.backend.name, task.rules.soc.name, task.options, history)
-    report = Report(Counter(e.origin for e in encodings.values()), problems, tuple(task.notes))
+    report = Report(Counter(e.origin for e in encodings.values()), problems, tuple(task.notes), changes)
     return Quantized(Package(manifest, task.graph, dict(encodings)), report)
 
 
@@ -434,35 +449,6 @@ def _unshare_biases(graph: Graph) -> Graph:
 def _range_of(tensor: Tensor) -> Range:
     assert tensor.data is not None  # only constants have no observed range
     return Range(float(tensor.data.min(initial=0)), float(tensor.data.max(initial=0)))
-
-
-def _with_room_for_bias(x: Encoding | None, w: Encoding, bias: Tensor) -> Encoding:
-    """The weight encoding with scales so large that the bias, at input scale x weight scale, fits into int32.
-
-    Channels with tiny weights and 16-bit inputs would overflow otherwise; ONNX Runtime's and AIMET's quantizers do the same.
-    """
-    if x is None or x.is_float or w.granularity not in ("tensor", "channel") or bias.data is None:
-        return w
-    largest = np.abs(bias.data.astype(np.float64)).reshape(-1)
-    least = (largest if w.granularity == "channel" else largest.max(initial=0)) / (float(x.steps) * _INT32_ROOM)
-    if least.shape != w.steps.shape or np.all(least <= w.steps):
-        return w
-    return attrs.evolve(w, scale=np.maximum(w.steps, least))
-
-
-def _derived(x: Encoding | None, w: Encoding | None, bias: Tensor) -> Encoding | None:
-    """int32 with the product of both scales, or None when one side is float: then the bias stays float too."""
-    if x is None or w is None or x.is_float or w.is_float or bias.shape is None:
-        return None
-    scale = np.asarray(x.steps.astype(np.float64) * w.steps.astype(np.float64))
-    if w.granularity in ("block", "lpbq"):
-        return None
-    per_channel = scale.size > 1
-    axis = len(bias.shape) - 1 if per_channel else None
-    scale = scale.reshape(-1) if per_channel else scale.reshape(())
-    # A float32 product of tiny scales may reach zero; the smallest normal number keeps the grid usable.
-    tiny = np.finfo(np.float32).tiny
-    return Encoding("int32", np.maximum(scale, tiny), axis=axis, symmetric=True, origin="derived")
 
 
 def _conflict_problem(conflict: Conflict) -> Problem:

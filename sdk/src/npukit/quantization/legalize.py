@@ -1,0 +1,110 @@
+"""Make a model legal for a backend by the smallest change of its encodings."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import attrs
+
+from npukit.backend import Problem, Soc
+from npukit.encoding import Encoding
+from npukit.errors import UsageError
+from npukit.graph import Graph
+from npukit.package import Package
+from npukit.plugins import Registry
+from npukit.quantization._repair import Change
+from npukit.quantization.observers import Range
+from npukit.quantization.pipeline import Options, Quantized, Report, _given, _manifest, _Task, read_source
+
+
+@attrs.frozen(eq=False)
+class Legalized:
+    """What must change, and what is left.
+
+    ``encodings`` are all encodings after ``changes``; ``remaining`` are the problems that no change of encodings ends (and
+    warnings). ``unknown`` names the tensors whose range only calibration would tell: of their encodings just the types count.
+    """
+
+    backend: str
+    soc: Soc
+    changes: tuple[Change, ...]
+    encodings: Mapping[str, Encoding]
+    remaining: tuple[Problem, ...]
+    unknown: frozenset[str]
+    notes: tuple[str, ...]
+    _given: frozenset[str]
+    _package: Package
+
+    @property
+    def graph(self) -> Graph:
+        """The prepared graph that the encodings belong to."""
+        return self._package.graph
+
+    @property
+    def legal(self) -> bool:
+        """Whether the backend accepts the model after the changes."""
+        return all(p.severity != "error" for p in self.remaining)
+
+    @property
+    def overrides(self) -> dict[str, Encoding]:
+        """The encodings that came with the model or as overrides, and the changed ones, for ``quantize(overrides=...)``.
+
+        Biases are left out: they follow from input and weight.
+        """
+        names = self._given | {change.tensor for change in self.changes}
+        return {n: e for n, e in self.encodings.items() if n in names - self.unknown and e.origin != "derived"}
+
+    def package(self) -> Quantized:
+        """The model with the legal encodings. Raises UsageError when a tensor's range is not known."""
+        if self.unknown:
+            raise UsageError(
+                f"{len(self.unknown)} tensors have no range, '{min(self.unknown)}' for one",
+                hint="npukit quantize --legalize --data D calibrates them",
+            )
+        report = Report(Counter(e.origin for e in self.encodings.values()), self.remaining, self.notes, self.changes)
+        return Quantized(self._package, report)
+
+
+def legalize(
+    source: Any,
+    *,
+    backend: str = "htp",
+    overrides: str | os.PathLike[str] | Mapping[str, Encoding] | None = None,
+    options: Options | None = None,
+    soc: str = "",
+    soc_file: str | os.PathLike[str] | None = None,
+    registry: Registry | None = None,
+    symbols: Mapping[str, int] | None = None,
+    batch: int | None = None,
+    lenient: bool = False,
+    history: Sequence[str] = (),
+) -> Legalized:
+    """Find the smallest change of encodings that makes a model legal for a backend.
+
+    A package is judged by its encodings, a float model as ``quantize`` with the same ``overrides`` and ``options`` would make it;
+    no data is needed. Fewest tensors are changed; among equal choices overrides are kept, activations before weights, then types
+    wide. A new grid of an activation keeps the real range of the old one, that of a weight is made from its data. Raises what
+    ``check`` raises.
+    """
+    options = options or Options()
+    registry = registry or Registry.load()
+    chosen, chip = registry.resolve(backend, soc=soc, soc_file=soc_file)
+    origin = read_source(source, registry=registry, symbols=symbols, batch=batch)
+    given, notes = _given(origin, overrides, lenient)
+    task = _Task.prepare(origin.graph, chosen, registry.planner(chosen), chip, options, given, notes)
+    observed = set(task.unknown())
+    changes, encodings = task.legal(task.encodings(dict.fromkeys(observed, Range(-1.0, 1.0))))
+    return Legalized(
+        chosen.name,
+        chip,
+        changes,
+        encodings,
+        task.problems(encodings),
+        frozenset(n for g in task.solution.groups if observed & {*g.observed} for n in g.tensors),
+        tuple(task.notes),
+        frozenset(given),
+        Package(_manifest(origin, chosen.name, chip.name, options, history), task.graph, encodings),
+    )
