@@ -30,9 +30,7 @@ SUMMARY = "which encodings must change for a backend?"
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="an .onnx or .dlc file")
     parser.add_argument("-o", "--output", metavar="FILE.dlc", help="write the package with the legal encodings")
-    parser.add_argument(
-        "--write-overrides", metavar="FILE", help="write the given and the changed encodings"
-    )
+    parser.add_argument("--write-overrides", metavar="FILE", help="write the given and the changed encodings")
     add_backend(parser)
     add_precision(parser)
     add_overrides(parser)
