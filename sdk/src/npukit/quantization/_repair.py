@@ -31,6 +31,7 @@ WIDTH = 16
 _ALONE = frozenset({"dtype", "granularity", "axis", "symmetric", "fixed-grid"})
 _TOGETHER = frozenset({"same-grid", "derived"})
 _NARROW = tuple(dtype for dtype, bits in INT_BITS.items() if bits <= 16)
+_TYPES = frozenset(INT_BITS) | frozenset(FLOAT_BITS)
 _LEAVE = -1  # in the place of a row: the node stays illegal
 
 # In order of weight: nodes left illegal, new warnings, tensors changed, overrides among them, bits of width lost, signs,
@@ -120,7 +121,11 @@ class _Facts:
         self.rows = [self._possible(index) for index in range(len(graph.nodes))]
         self.ports = [[_named_ports(node, row) for row in self.rows[index]] for index, node in enumerate(graph.nodes)]
         self.ties = [[_ties(node, row) for row in self.rows[index]] for index, node in enumerate(graph.nodes)]
-        self._before = [self._count(self._judge(index, None, encodings)) for index in range(len(graph.nodes))]
+        # Errors and warnings by the row that each node misses by least.
+        self._before = [
+            min((_count(self._judge(index, row, self._with(index, {}))) for row in rows), default=(0, 0))
+            for index, rows in enumerate(self.rows)
+        ]
         for index in self._broken(conflicts):
             self._before[index] = 1, 0
         self._tied = {n for ties in self.ties for pairs in ties for pair in pairs for n in pair}
@@ -130,18 +135,16 @@ class _Facts:
 
     def legal(self, index: int, changed: Mapping[str, Encoding | None]) -> bool:
         """Whether a node has no error and no more warnings than it had; one that nothing can mend counts as legal."""
-        if not self.rows[index]:
-            return True
-        errors, warnings = self._count(self._judge(index, None, self._with(index, changed)))
-        return not errors and warnings <= self._before[index][1]
+        rows = range(len(self.rows[index]))
+        return not rows or any(self.verdict(index, row, changed) == 0 for row in rows)
 
     def refused(self) -> list[int]:
         """The nodes with errors that encodings may mend."""
-        return [i for i, (errors, _) in enumerate(self._before) if errors and self.rows[i]]
+        return [index for index, (errors, _) in enumerate(self._before) if errors]
 
     def verdict(self, index: int, row: int, changed: Mapping[str, Encoding | None]) -> int | None:
         """How many warnings a node gets by a row that it did not have; None when the row does not accept it."""
-        errors, warnings = self._count(self._judge(index, self.rows[index][row], self._with(index, changed)))
+        errors, warnings = _count(self._judge(index, self.rows[index][row], self._with(index, changed)))
         return None if errors else max(0, warnings - self._before[index][1])
 
     def refusal(self, demand: Demand, encoding: Encoding | None) -> str:
@@ -186,33 +189,32 @@ class _Facts:
         found = {n: changed[n] if n in changed else self.encodings.get(n) for n in self.floats[index]}
         return {n: e for n, e in found.items() if e is not None}
 
-    def _judge(self, index: int, row: OpConstraint | None, encodings: Mapping[str, Encoding]) -> tuple[Problem, ...]:
-        """What the rules find at one node, by all rows of its op or by one."""
+    def _judge(self, index: int, row: OpConstraint, encodings: Mapping[str, Encoding]) -> tuple[Problem, ...]:
+        """What the rules find at one node by one row."""
         key = (index, id(row), *((n, encodings.get(n)) for n in self.floats[index]))
         if key not in self._problems:
-            rules = self._rules if row is None else self._only.get(id(row))
-            if rules is None:
-                assert row is not None
-                rules = self._only[id(row)] = attrs.evolve(self._rules, rows={(row.domain, row.op): (row,)})
-            found = rules.validate(self._alone[index], encodings, float_fallback=self._float_fallback)
+            if id(row) not in self._only:
+                self._only[id(row)] = attrs.evolve(self._rules, rows={(row.domain, row.op): (row,)})
+            found = self._only[id(row)].validate(self._alone[index], encodings, float_fallback=self._float_fallback)
             self._problems[key] = tuple(p for p in found if p.rule != "dynamic-shape")
         return self._problems[key]
 
-    def _count(self, problems: Iterable[Problem]) -> tuple[int, int]:
-        errors = [p.severity == "error" for p in problems]
-        return sum(errors), len(errors) - sum(errors)
-
     def _possible(self, index: int) -> tuple[OpConstraint, ...]:
-        """The rows of a node's op that refuse it, if they do, for reasons that encodings can mend."""
-        node = self.node(index)
+        """The rows of a node's op that refuse it, if they do, for reasons that encodings can mend.
+
+        A row for plain integers, which lists types that no encoding has (int64, bool), says nothing about encoded tensors.
+        """
+        node, encoded = self.node(index), {n for n in self.floats[index] if _is_grid(self.encodings.get(n))}
 
         def mendable(problem: Problem) -> bool:
             return problem.rule in _ALONE | _TOGETHER and self.graph.tensor(problem.tensor).is_float
 
-        rows = self._rules.of_op(node)
-        return tuple(
-            row for row in rows if all(mendable(p) for p in self._judge(index, row, self._with(index, {})) if p.severity == "error")
-        )
+        def plain(row: OpConstraint) -> bool:
+            return any(name in encoded and port.dtypes - _TYPES for name, port in _named_ports(node, row))
+
+        rows = [row for row in self._rules.of_op(node) if not plain(row)]
+        found = [(row, self._judge(index, row, self._with(index, {}))) for row in rows]
+        return tuple(row for row, problems in found if all(mendable(p) for p in problems if p.severity == "error"))
 
     def _settle(self, members: tuple[str, ...], demands: tuple[Demand, ...]) -> tuple[Cost, Encoding | None] | None:
         tensors = [self.graph.tensor(name) for name in members]
@@ -231,6 +233,12 @@ class _Facts:
     def _ports(self, demand: Demand) -> list[Port]:
         index, row, name = demand
         return [port for n, port in self.ports[index][row] if n == name]
+
+
+def _count(problems: Iterable[Problem]) -> tuple[int, int]:
+    """Errors, and other findings."""
+    errors = [p.severity == "error" for p in problems]
+    return sum(errors), len(errors) - sum(errors)
 
 
 def _named_ports(node: Node, row: OpConstraint) -> list[tuple[str, Port]]:
