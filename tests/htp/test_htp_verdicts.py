@@ -51,7 +51,7 @@ def test_every_disagreement_is_explained(cells: list[Any]) -> None:
     """What is left is listed with its reason, and every explanation is still needed."""
     apart = [cell for cell in cells if not cell.agrees]
     assert [cell for cell in apart if not cell.explanation] == []
-    assert {cell.explanation for cell in apart} == {row[-1] for row in verdicts.EXPLAINED}
+    assert {cell.explanation for cell in apart} == {row[-1] for row in verdicts.RECORDED}
 
 
 def test_the_grid_has_both_answers(cells: list[Any]) -> None:

@@ -10,10 +10,11 @@ import onnx
 import pytest
 
 from npukit.backend import Soc
+from npukit.demo import MODEL
 from npukit.encoding import Array, Encoding, encoding_for_range
 from npukit.errors import ConstraintError, ModelError, PluginError, UsageError
 from npukit.graph import Graph, Node, make_graph
-from npukit.quantization import Quantized, check, compare, open_session
+from npukit.quantization import Quantized, check, compare, open_session, quantize
 from npukit_qnn.backend import QnnBackend
 from npukit_qnn.child import Child, QnnRuntimeError
 
@@ -195,3 +196,13 @@ def test_float16_models_run(images: Array, quantized: Quantized) -> None:
     with open_session(model, backend="qnn:SM8750") as vendor, open_session(model, backend="cpu:float32") as reference:
         got, wanted = (s.run({"image": images[:1]})["scores"] for s in (vendor, reference))
     np.testing.assert_allclose(got, wanted, atol=0.02 * np.abs(wanted).max())
+
+
+def test_mixed_precision_runs(quantized: Quantized, images: Array) -> None:
+    """A model with some tensors at 16 bits and the others at 8 is accepted, and agrees with the emulator."""
+    found = compare(quantized, backends=["htp"], data={"image": images[:4]})
+    mixed = quantize(MODEL, backend="htp", data={"image": images}, overrides=found.raised(2), batch=1)
+    assert {e.bits for e in mixed.encodings.values()} >= {8, 16}
+    assert check(mixed, backend="qnn:SM8750").verdict == "accepted"
+    both = compare(mixed, backends=["htp", "qnn"], data={"image": images[:4]})
+    assert abs(both.outputs[0].sqnr["htp"] - both.outputs[0].sqnr["qnn"]) < 2

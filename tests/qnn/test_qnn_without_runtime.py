@@ -9,7 +9,7 @@ import onnxruntime as ort
 import pytest
 
 from npukit.backend import Problem
-from npukit.encoding import Array, encoding_for_range
+from npukit.encoding import Array, encoding_for_range, quantize
 from npukit.errors import PluginError
 from npukit.graph import Node, make_graph, serialize
 from npukit.plugins import Registry
@@ -17,7 +17,7 @@ from npukit.quantization import Quantized, check, open_session
 from npukit_htp.backend import HtpBackend
 from npukit_qnn import child
 from npukit_qnn.backend import QnnBackend
-from npukit_qnn.lower import lower
+from npukit_qnn.lower import lower, with_converts
 from npukit_qnn.verdicts import leftovers, placed, read_log, refusals
 
 LOG = """\
@@ -137,3 +137,25 @@ def test_socs_agree_with_the_emulator() -> None:
     known = [soc for soc in QnnBackend().socs() if soc.name in emulated]
     assert len(known) > 40
     assert [(s.name, s.arch, s.id) for s in known] == [(s.name, emulated[s.name].arch, emulated[s.name].id) for s in known]
+
+
+def test_mixed_widths_meet_through_converts() -> None:
+    """An op between 8 and 16 bits gets its 8-bit activations at 16 bits, each value exact; weights and pure 8-bit ops stay."""
+    narrow, wide = encoding_for_range(-1, 2, "uint8"), encoding_for_range(-4, 4, "uint16")
+    nodes = [
+        Node("Conv", "conv", ("x", "w"), ("c",)),
+        Node("Add", "add", ("c", "x"), ("a",)),
+        Node("Relu", "relu", ("a",), ("y",)),
+        Node("Relu", "plain", ("x",), ("z",)),
+    ]
+    weight = np.random.default_rng(0).uniform(-1, 1, (2, 2, 1, 1)).astype(np.float32)
+    graph = make_graph(nodes, {"x": ("float32", (1, 2, 3, 3))}, ["y", "z"], {"w": weight})
+    encodings = {"x": narrow, "w": encoding_for_range(-1, 1, "int8"), "c": wide, "a": narrow, "y": narrow, "z": narrow}
+    made, grids = with_converts(graph, encodings)
+    widths = {node.name: {grids[n].bits for n in (*node.inputs, *node.outputs) if n != "w"} for node in made.nodes}
+    assert widths == {
+        "x.convert": {8, 16}, "conv": {16}, "add": {16}, "a.convert": {8, 16}, "relu": {8}, "plain": {8},
+    }  # fmt: skip
+    codes = np.arange(256)
+    values = (codes - int(narrow.zeros)).astype(np.float32) * narrow.steps
+    np.testing.assert_array_equal(quantize(values, grids["x.wide"]), 257 * codes)

@@ -231,3 +231,11 @@ def test_zoo_loads(zoo: Path) -> None:
         made = {name for node in original.node for name in node.output if name}
         assert made <= set(graph.tensors)
         assert [n.name for n in load(serialize(graph)).nodes] == [n.name for n in graph.nodes]
+
+
+def test_shapes_behind_a_group_normalization() -> None:
+    """ONNX does not infer through GroupNormalization: its output is like its input, and what follows is known too."""
+    nodes = [Node("GroupNormalization", "g", ("x", "s", "b"), ("n",), {"num_groups": 2}), Node("Relu", "r", ("n",), ("y",))]
+    scale = np.ones(4, np.float32)
+    graph = make_graph(nodes, {"x": ("float32", (1, 4, 5))}, ["y"], {"s": scale, "b": scale})
+    assert [(graph.tensor(n).dtype, graph.tensor(n).shape) for n in "ny"] == [("float32", (1, 4, 5))] * 2

@@ -246,3 +246,12 @@ def test_code_meter_counts_steps() -> None:
     assert found is not None
     assert (found.exact, found.within_one, found.largest) == (0.5, 0.75, 3)
     assert meter.agreement("other") is None
+
+
+def test_an_int32_override_stays() -> None:
+    """A bias that the user gives as int32 to an op that derives none is taken as it is."""
+    nodes = [Node("LayerNormalization", "ln", ("x", "s", "b"), ("y",))]
+    graph = make_graph(nodes, {"x": ("float32", (1, 4, 8))}, ["y"], weights(s=(8,), b=(8,)))
+    bias = Encoding("int32", 0.001, symmetric=True)
+    given = {"x": encoding_for_range(-1, 1, "uint8"), "y": encoding_for_range(-3, 3, "uint8"), "b": bias}
+    assert nk.check(graph, backend="cpu:qdq", overrides=given, registry=REGISTRY).verdict == "accepted"

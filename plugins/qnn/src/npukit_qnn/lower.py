@@ -13,6 +13,10 @@ from npukit.graph import Graph, Node, remove_dead_nodes
 
 _CODES = ".q"  # what insert_qdq appends to a tensor's name for its codes
 _FLOAT16, _HALF = 10, "float16"  # TensorProto.FLOAT16
+# Ops whose constants are weights, with types of their own: those never need the type of the activations.
+_WEIGHTED = frozenset(
+    {"BatchNormalization", "Conv", "ConvTranspose", "Gemm", "GRU", "InstanceNormalization", "LSTM", "LayerNormalization", "MatMul"}
+)
 # Inputs that stay float32 whatever the type of the data: (op, first such input).
 _FLOAT32_INPUTS = {"Resize": 1, "Upsample": 1}
 
@@ -59,9 +63,9 @@ def lower(graph: Graph, encodings: Mapping[str, Encoding], outputs: Sequence[str
     the runtime's; tensors in float16 are real float16, with a Cast where a quantized tensor meets them.
     """
     names = {f"n{index}": node for index, node in enumerate(graph.nodes)}
-    renamed = tuple(attrs.evolve(node, name=name) for name, node in names.items())
-    used = {n: e for n, e in encodings.items() if n in graph.tensors}
-    built = _halved(insert_qdq(graph.evolve(nodes=renamed), used), used)
+    renamed = graph.evolve(nodes=tuple(attrs.evolve(node, name=name) for name, node in names.items()))
+    widened, used = with_converts(renamed, {n: e for n, e in encodings.items() if n in graph.tensors})
+    built = _halved(insert_qdq(widened, used), used)
     makers = {o: node for node in built.nodes for o in node.outputs}
     entries = tuple(_edge(name, used, built) for name in graph.inputs)
     exits = tuple(_edge(name, used, built) for name in outputs)
@@ -69,6 +73,45 @@ def lower(graph: Graph, encodings: Mapping[str, Encoding], outputs: Sequence[str
     nodes = tuple(node for node in built.nodes if id(node) not in cut)
     lowered = built.evolve(nodes=nodes, inputs=tuple(e.port for e in entries), outputs=tuple(e.port for e in exits))
     return Lowered(remove_dead_nodes(lowered), entries, exits, names)
+
+
+def with_converts(graph: Graph, encodings: Mapping[str, Encoding]) -> tuple[Graph, dict[str, Encoding]]:
+    """The graph with an Identity wherever an op meets activations of 8 and of 16 bits, so that each op sees one width.
+
+    The runtime takes an op only when its activations have one width: the 8-bit ones are converted to 16 bits before it, or its
+    result is converted back behind it. The 16-bit grid holds every value of the 8-bit one exactly.
+    """
+    tensors, found, nodes, converted = dict(graph.tensors), dict(encodings), [], {}
+
+    def wide(name: str) -> str:
+        """A 16-bit twin of a tensor."""
+        twin = f"{name}.wide"
+        tensors[twin] = attrs.evolve(graph.tensor(name), name=twin, data=None)
+        found[twin] = _widened(encodings[name])
+        return twin
+
+    def is_narrow(name: str) -> bool:
+        return name in encodings and encodings[name].granularity == "tensor" and encodings[name].bits == 8
+
+    for node in graph.nodes:
+        free = [n for n in node.inputs if n and not (node.op in _WEIGHTED and graph.tensor(n).is_constant)]
+        if not any(n in encodings and encodings[n].bits == 16 and not encodings[n].is_float for n in (*free, *node.outputs)):
+            nodes.append(node)
+            continue
+        for name in dict.fromkeys(n for n in free if is_narrow(n) and n not in converted):
+            converted[name] = wide(name)
+            nodes.append(Node("Identity", f"{name}.convert", (name,), (converted[name],)))
+        inputs = tuple(converted[n] if n in free and is_narrow(n) else n for n in node.inputs)
+        narrow = {n: wide(n) for n in node.outputs if is_narrow(n)}
+        nodes.append(attrs.evolve(node, inputs=inputs, outputs=tuple(narrow.get(n, n) for n in node.outputs)))
+        nodes += [Node("Identity", f"{n}.convert", (twin,), (n,)) for n, twin in narrow.items()]
+    return graph.evolve(nodes=tuple(nodes), tensors=tensors), found
+
+
+def _widened(encoding: Encoding) -> Encoding:
+    """The 16-bit grid with the same range, on which every value of an 8-bit grid is exact."""
+    factor = 256 if encoding.signed else 257
+    return Encoding(f"{'' if encoding.signed else 'u'}int16", encoding.steps / np.float32(factor), encoding.zeros * factor)
 
 
 def _edge(name: str, encodings: Mapping[str, Encoding], built: Graph) -> Edge:

@@ -170,10 +170,13 @@ def infer_shapes(graph: Graph) -> Graph:
     del model.graph.value_info[:]
     for output in model.graph.output:
         output.type.Clear()
-    try:
-        inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
-    except Exception as error:
-        raise ModelError(f"the shapes of the model do not fit: {_one_line(error)}") from None
+    while True:
+        try:
+            inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
+        except Exception as error:
+            raise ModelError(f"the shapes of the model do not fit: {_one_line(error)}") from None
+        if not _hint(model, inferred):
+            break
     found = {}
     for value in (*inferred.graph.value_info, *inferred.graph.output):
         old = graph.tensors.get(value.name)
@@ -181,6 +184,25 @@ def infer_shapes(graph: Graph) -> Graph:
             dtype, shape = _type_of(value)
             found[value.name] = Tensor(value.name, dtype or old.dtype, _merge(shape, old.shape))
     return graph.with_tensors(found.values())
+
+
+# ONNX defines these by functions that its shape inference does not look into; their output is like their first input.
+_LIKE_INPUT = frozenset({"GroupNormalization"})
+
+
+def _hint(model: onnx.ModelProto, inferred: onnx.ModelProto) -> bool:
+    """Add to ``model`` the types of outputs that inference did not reach though it knows the input they are like."""
+    graph = inferred.graph
+    known = {v.name: v.type for v in (*graph.value_info, *graph.input, *graph.output) if v.type.WhichOneof("value")}
+    outputs = {v.name: v for v in model.graph.output}
+    added = False
+    for node in graph.node:
+        if node.op_type in _LIKE_INPUT and not node.domain and node.output[0] not in known and node.input[0] in known:
+            name = node.output[0]
+            value = outputs[name] if name in outputs else model.graph.value_info.add(name=name)
+            value.type.CopyFrom(known[node.input[0]])
+            added = True
+    return added
 
 
 def attribute(node: Node, name: str) -> Any:

@@ -190,12 +190,17 @@ def check(
 ) -> CheckResult:
     """Say from the model alone, without data, whether a backend would accept it, with all problems at once.
 
-    A float model is judged as ``quantize`` with the same options would make it; a package by the encodings it has.
+    A float model is judged as ``quantize`` with the same options would make it; a package as it is, unless there are ``overrides``.
     """
     options = options or Options()
     registry = registry or Registry.load()
     chosen, chip = registry.resolve(backend, soc=soc, soc_file=soc_file)
     origin = read_source(source, registry=registry, symbols=symbols, batch=batch)
+    if origin.manifest is not None and overrides is None:
+        rules = Rules.of(registry.planner(chosen), chip)
+        found = rules.validate(origin.graph, origin.encodings, float_fallback=options.float_fallback)
+        problems = chosen.judge(origin.graph, origin.encodings, chip, found)
+        return CheckResult(chosen.name, chip, len(origin.graph.nodes), problems)
     given, notes = _given(origin, overrides, lenient)
     task = _Task.prepare(origin.graph, chosen, registry.planner(chosen), chip, options, given, notes)
     # Legality depends on types and ties, not on ranges: any range stands for the ones that calibration would find.
@@ -318,8 +323,8 @@ class _Task:
                 origin = encoding if group.encoding is None or name in self.given else _spread_origin(encoding)
                 found.setdefault(name, origin)
         for name, dtype in self.plan.activations.items():
-            if dtype not in _GRIDS:
-                found.setdefault(name, Encoding(dtype, origin="calibrated"))
+            if dtype not in _GRIDS and name not in found:
+                found[name] = Encoding(dtype, origin="calibrated")
         for name in self.plan.weights:
             if name not in found:
                 found[name] = self._weight(name)

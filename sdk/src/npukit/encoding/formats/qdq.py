@@ -242,6 +242,12 @@ class _Reader:
             raise EncodingError(f"node '{node.name}' ({node.op}): scale and zero point must be constants")
         if dtype not in INT_BITS:
             raise EncodingError(f"node '{node.name}' ({node.op}): type {dtype} is not one of {', '.join(INT_BITS)}")
+        try:
+            return self._grid(node, dtype, scale, zero)
+        except EncodingError as error:
+            raise EncodingError(f"node '{node.name}' ({node.op}): {error.message}", hint=error.hint) from None
+
+    def _grid(self, node: Node, dtype: str, scale: Array, zero: Array | None) -> Encoding:
         zeros = None if zero is None else zero.astype(np.int64)
         symmetric = not dtype.startswith("u") and (zeros is None or not zeros.any())
         size = int(node.get("block_size", 0)) or None

@@ -1,0 +1,118 @@
+"""Encodings as Q/DQ nodes: what is written is read back, and what is impossible is named."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from npukit.encoding import Array, Encoding, encoding_for_range, encoding_for_weights, fake_quantize
+from npukit.encoding.formats import extract_qdq, insert_qdq
+from npukit.errors import EncodingError
+from npukit.graph import Graph, Node, load, make_graph, serialize
+
+RNG = np.random.default_rng(5)
+WEIGHT = RNG.normal(size=(4, 8, 3, 3)).astype(np.float32)
+X = RNG.normal(size=(1, 8, 6, 6)).astype(np.float32)
+
+
+def conv() -> Graph:
+    nodes = [Node("Conv", "conv", ("x", "w"), ("c",)), Node("Relu", "relu", ("c",), ("y",))]
+    return make_graph(nodes, {"x": ("float32", (1, 8, 6, 6))}, ["y"], {"w": WEIGHT})
+
+
+def run(graph: Graph, **feeds: Array) -> Array:
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = ort.InferenceSession(serialize(graph), options, providers=["CPUExecutionProvider"])
+    return np.asarray(session.run(None, feeds)[0])
+
+
+def weights(dtype: str, granularity: str) -> Encoding:
+    axis = {"tensor": None, "channel": 0}.get(granularity, 1)
+    size = 4 if granularity in ("block", "lpbq") else None
+    symmetric = not dtype.startswith("u")
+    return encoding_for_weights(WEIGHT, dtype, granularity=granularity, axis=axis, block_size=size, symmetric=symmetric)
+
+
+SIGNED, UNSIGNED = ("int4", "int8", "int16"), ("uint4", "uint8")
+# LPBQ weights are signed and symmetric.
+FORMS = [(d, g) for g in ("tensor", "channel", "block", "lpbq") for d in (*SIGNED, *UNSIGNED) if g != "lpbq" or d in SIGNED]
+
+
+@pytest.mark.parametrize(("dtype", "granularity"), FORMS)
+@pytest.mark.parametrize("activation", ["uint8", "int8", "uint16", "int16"])
+def test_round_trip(activation: str, dtype: str, granularity: str) -> None:
+    """Every type and granularity comes back through a file with the same grids and the same real weights."""
+    if granularity == "lpbq" and dtype.startswith("u"):
+        pytest.skip("LPBQ weights are symmetric and signed")
+    given = {
+        "x": encoding_for_range(-2, 2, activation),
+        "w": weights(dtype, granularity),
+        "y": encoding_for_range(0, 3, activation),
+    }
+    graph, found = extract_qdq(load(serialize(insert_qdq(conv(), given))))
+    assert found.keys() == given.keys()
+    assert [n.op for n in graph.nodes] == ["Conv", "Relu"]
+    for name in ("x", "y"):
+        assert found[name].same_grid(given[name])
+    np.testing.assert_array_equal(graph.tensor("w").data, fake_quantize(WEIGHT, given["w"]))
+    np.testing.assert_array_equal(fake_quantize(WEIGHT, found["w"]), fake_quantize(WEIGHT, given["w"]))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_float_types_round_trip(dtype: str) -> None:
+    """16-bit floats become pairs of Cast and come back."""
+    given = dict.fromkeys("xwy", Encoding(dtype))
+    graph, found = extract_qdq(insert_qdq(conv(), given))
+    assert {n: e.dtype for n, e in found.items()} == dict.fromkeys("xwy", dtype)
+    assert [n.op for n in graph.nodes] == ["Conv", "Relu"]
+
+
+def test_the_model_computes_on_the_grids() -> None:
+    """ONNX Runtime gives what the definition gives: rounded input and weight, float32 sums, rounded output."""
+    given = {"x": encoding_for_range(-2, 2, "uint8"), "w": weights("int8", "channel"), "y": encoding_for_range(0, 3, "uint8")}
+    got = run(insert_qdq(conv(), given), x=X)
+    graph = conv()
+    rounded = graph.with_tensors([graph.tensor("w").constant("w", fake_quantize(WEIGHT, given["w"]))])
+    wanted = fake_quantize(run(rounded, x=fake_quantize(X, given["x"])), given["y"])
+    np.testing.assert_array_equal(got, wanted)
+
+
+def test_two_bit_activations_are_refused() -> None:
+    """ONNX has no 2-bit activations at that opset: the tensor is named."""
+    with pytest.raises(EncodingError, match="tensor 'x': ONNX has no 2-bit activations"):
+        insert_qdq(conv(), {"x": encoding_for_range(-1, 1, "uint2")})
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, np.nan, np.inf])
+def test_an_impossible_scale_names_its_node(scale: float) -> None:
+    """A scale that is not above zero and finite is refused with the name of the node that has it."""
+    constants = {"s": np.float32(scale), "z": np.uint8(3)}
+    nodes = [Node("QuantizeLinear", "the_q", ("x", "s", "z"), ("q",)), Node("DequantizeLinear", "the_dq", ("q", "s", "z"), ("y",))]
+    graph = make_graph(nodes, {"x": ("float32", (4,))}, ["y"], {n: np.asarray(v) for n, v in constants.items()})
+    with pytest.raises(EncodingError, match="node 'the_q' \\(QuantizeLinear\\): a scale must be finite and above 0"):
+        extract_qdq(graph)
+
+
+def test_a_scale_that_is_computed_is_refused() -> None:
+    """Scales must be constants."""
+    nodes = [
+        Node("Abs", "a", ("s",), ("t",)),
+        Node("QuantizeLinear", "the_q", ("x", "t"), ("q",)),
+        Node("DequantizeLinear", "the_dq", ("q", "t"), ("y",)),
+    ]
+    graph = make_graph(nodes, {"x": ("float32", (4,)), "s": ("float32", ())}, ["y"])
+    with pytest.raises(EncodingError, match=r"node 'the_q' .*must be constants"):
+        extract_qdq(graph)
+
+
+@settings(max_examples=40, deadline=None)
+@given(low=st.floats(-100, 0), width=st.floats(0.01, 100), dtype=st.sampled_from(["uint8", "int8", "uint16", "int16"]))
+def test_any_range_round_trips(low: float, width: float, dtype: str) -> None:
+    """The grid of any range is the same after a trip through a model."""
+    grid = encoding_for_range(low, low + width, dtype)
+    _, found = extract_qdq(insert_qdq(conv(), {"x": grid}))
+    assert found["x"].same_grid(grid)
