@@ -73,8 +73,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Speed of the HTP emulator beside ONNX Runtime, one thread.")
     parser.add_argument("--zoo", type=Path, default=Path("../shared/zoo"), help="folder with the pretrained models")
     parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--simulator", action="store_true", help="the vendor's simulator too (needs onnxruntime-qnn)")
     args = parser.parse_args()
-    rows = []
+    rows, ratios = [], []
     for name in MODELS:
         found = case(name, args.zoo)
         feeds = {key: value[:1] for key, value in found.evaluation[0].items()}
@@ -86,11 +87,17 @@ def main() -> None:
             runs = [partial(open_session(made, kernels=kernels).run, feeds) for kernels in ("fast", "numpy")]
             runs += [partial(OrtModel(graph, threads=1).run, feeds) for graph in others]
             fast, slow, *rest = best_of(args.repeats, *runs)
+            if args.simulator:
+                with open_session(made, backend="qnn") as session:
+                    (simulator,) = best_of(3, partial(session.run, feeds))
+                ratios.append((name, activations, f"{simulator:.0f}", f"{simulator / fast:.0f}x", f"{simulator / slow:.0f}x"))
             cells = [f"{ms:.2f} ({fast / ms:.2f}x)" for ms in rest] + ["-"] * (4 - len(rest))
             rows.append((name, activations, f"{fast:.2f}", f"{slow:.1f}", *cells))
     headers = ["Model", "activations", "fast", "numpy", "ORT float32", "QDQ", "quantize_static", "quantize_static u8u8"]
     print(table(headers, rows))
     print("milliseconds of one run; in brackets: fast form / this")
+    if ratios:
+        print(table(["Model", "activations", "simulator ms", "simulator / fast", "simulator / numpy"], ratios))
 
 
 if __name__ == "__main__":

@@ -116,11 +116,7 @@ def changes_text(changes: Iterable[Change]) -> str:
     from npukit.report import table
 
     changed = tuple(changes)
-    rows = [
-        (c.tensor, typed_text(c.before), typed_text(c.after), f"{c.op} '{c.node}'", c.rule)
-        for c in changed
-        if not c.follows
-    ]
+    rows = [(c.tensor, typed_text(c.before), typed_text(c.after), f"{c.op} '{c.node}'", c.rule) for c in changed if not c.follows]
     biases = len(changed) - len(rows)
     text = table(["Tensor", "Was", "Becomes", "Because of", "Rule"], rows)
     return text + (f"\n{biases} biases follow" if biases else "")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -10,19 +10,36 @@ from npukit.backend import Call, Kernel, Result, Value
 from npukit.encoding import Array
 
 
+# numpy reduces a last axis of a few elements one short row at a time; as the first axis it is whole arrays at a time.
+_SHORT = 16
+
+
+def _along_axis(call: Call, function: Callable[[Array, int], Array]) -> Array:
+    """``function(x, axis)`` of the input, with a short axis moved to the front."""
+    x, axis = call.value(0).real(), int(call.node.get("axis", -1))
+    if x.shape[axis] > _SHORT:
+        return function(x, axis)
+    return np.moveaxis(function(np.ascontiguousarray(np.moveaxis(x, axis, 0)), 0), 0, axis)
+
+
 def softmax(call: Call) -> Sequence[Result]:
     """ONNX Softmax along one axis."""
-    x = call.value(0).real()
-    axis = int(call.node.get("axis", -1))
-    powers = np.exp(x - x.max(axis, keepdims=True))
-    return [powers / powers.sum(axis, keepdims=True)]
+
+    def function(x: Array, axis: int) -> Array:
+        powers = np.exp(x - x.max(axis, keepdims=True))
+        return np.asarray(powers / powers.sum(axis, keepdims=True))
+
+    return [_along_axis(call, function)]
 
 
 def log_softmax(call: Call) -> Sequence[Result]:
-    x = call.value(0).real()
-    axis = int(call.node.get("axis", -1))
-    shifted = x - x.max(axis, keepdims=True)
-    return [shifted - np.log(np.exp(shifted).sum(axis, keepdims=True))]
+    """ONNX LogSoftmax along one axis."""
+
+    def function(x: Array, axis: int) -> Array:
+        shifted = x - x.max(axis, keepdims=True)
+        return np.asarray(shifted - np.log(np.exp(shifted).sum(axis, keepdims=True)))
+
+    return [_along_axis(call, function)]
 
 
 def _real(value: Value | None) -> Array | None:
