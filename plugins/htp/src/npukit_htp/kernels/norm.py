@@ -9,7 +9,6 @@ import numpy as np
 from npukit.backend import Call, Kernel, Result, Value
 from npukit.encoding import Array
 
-
 # numpy reduces a last axis of a few elements one short row at a time; as the first axis it is whole arrays at a time.
 _SHORT = 16
 
