@@ -70,6 +70,9 @@ ACCEPTED_BUT_WRONG = [
     ("Sigmoid_auto", "u16", "-", "-", "sigmoid-grid"),
     ("Sigmoid", "s16", "-", "-", "sigmoid-grid"),
     ("Reshape_requant", "u16", "-", "-", "float-island"),
+    ("Reshape_requant", "u8", "-", "-", "float-island"),
+    ("Pad_const", "s8", "-", "-", "pad-int8"),
+    ("CumSum", "u8", "-", "-", "cumsum"),
 ]
 
 

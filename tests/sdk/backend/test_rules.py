@@ -273,3 +273,10 @@ def test_list_attributes_compare_as_tuples() -> None:
     assert found(one("Relu"), rules, x=U8, y=U8) == set()
     assert found(one("Relu", attributes={"dilations": (1, 1)}), rules, x=U8, y=U8) == set()
     assert found(one("Relu", attributes={"dilations": (2, 2)}), rules, x=U8, y=U8) == {("error", "attribute", "")}
+
+
+def test_rows_for_plain_integers_say_nothing_of_encoded_tensors() -> None:
+    """A row that lists int64 beside uint8 is for tensors without encodings: an encoded one needs a row of its own."""
+    plain = {"dtypes": ["uint8", "int64"]}
+    rules = only(OpConstraint("Relu", [plain], [plain], "a test"))
+    assert found(one("Relu"), rules, x=U8, y=U8) == {("error", "dtype", "x"), ("error", "dtype", "y")}

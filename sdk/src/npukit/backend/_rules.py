@@ -11,7 +11,7 @@ import numpy as np
 from npukit.backend._base import Backend, Precision
 from npukit.backend._constraint import OpConstraint, Port, Problem, Soc, arch_number, grid_matches
 from npukit.backend._generic import GENERIC
-from npukit.encoding import INT_BITS, Encoding, Fixed, Shared
+from npukit.encoding import FLOAT_BITS, INT_BITS, Encoding, Fixed, Shared
 from npukit.graph import Graph, Node, attribute
 
 
@@ -182,6 +182,8 @@ class Rules:
             encoding = encodings.get(name)
             dtype = graph.tensor(name).dtype if encoding is None else encoding.dtype
             wrong = list(_dtype_finding(name, port, dtype, report))
+            if encoding is not None and not wrong and takes_plain_integers(port):
+                wrong = [report("dtype", name, f"type {dtype} with an encoding, this form is for plain integers")]
             yield from wrong
             if encoding is not None and not wrong:
                 yield from _grid_findings(graph, node, name, port, encodings, report)
@@ -222,6 +224,11 @@ class _Report:
 
     def __call__(self, rule: str, tensor: str, message: str, hint: str = "", severity: str = "error") -> Problem:
         return Problem(severity, rule, self.node.name, self.node.op, tensor, message, hint, self.row.source)
+
+
+def takes_plain_integers(port: Port) -> bool:
+    """Whether a port lists types that no encoding has (int64, bool): it says nothing about encoded tensors."""
+    return bool(port.dtypes - {*INT_BITS, *FLOAT_BITS})
 
 
 def is_weight(port: Port) -> bool:

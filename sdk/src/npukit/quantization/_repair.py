@@ -18,7 +18,7 @@ import attrs
 import numpy as np
 
 from npukit.backend import OpConstraint, Port, Problem, Rules, port_axis
-from npukit.backend._rules import input_ports, output_ports, port_tensor
+from npukit.backend._rules import input_ports, output_ports, port_tensor, takes_plain_integers
 from npukit.encoding import FLOAT_BITS, INT_BITS, Conflict, Encoding, encoding_for_range, encoding_for_weights
 from npukit.graph import Graph, Node, Tensor
 from npukit.quantization._bias import derived_bias, with_room_for_bias
@@ -31,7 +31,6 @@ WIDTH = 16
 _ALONE = frozenset({"dtype", "granularity", "axis", "symmetric", "fixed-grid"})
 _TOGETHER = frozenset({"same-grid", "derived"})
 _NARROW = tuple(dtype for dtype, bits in INT_BITS.items() if bits <= 16)
-_TYPES = frozenset(INT_BITS) | frozenset(FLOAT_BITS)
 _LEAVE = -1  # in the place of a row: the node stays illegal
 
 # In order of weight: nodes left illegal, new warnings, tensors changed, overrides among them, bits of width lost, signs,
@@ -215,7 +214,7 @@ class _Facts:
             return problem.rule in _ALONE | _TOGETHER and self.graph.tensor(problem.tensor).is_float
 
         def plain(row: OpConstraint) -> bool:
-            return any(name in encoded and port.dtypes - _TYPES for name, port in _named_ports(node, row))
+            return any(name in encoded and takes_plain_integers(port) for name, port in _named_ports(node, row))
 
         rows = [row for row in self._rules.of_op(node) if not plain(row)]
         found = [(row, self._judge(index, row, self._with(index, {}))) for row in rows]
