@@ -168,7 +168,7 @@ CONFIGS = {
 MODELS = ("ultraface_rfb_320", "fastestdet", "yunet_n_320", "super_resolution_x3", "resnet20_cifar10", "mobilenetv2s_cifar10")
 
 
-def models(folder: Path, socs: list[str], samples: int = 4) -> Iterator[tuple[str, str, str, str, float, float]]:
+def models(folder: Path, socs: list[str], samples: int = 16) -> Iterator[tuple[str, str, str, str, float, float]]:
     """(model, configuration, chip, output, emulator dB, simulator dB) against the float model."""
     for name in MODELS:
         case = zoo.case(name, folder)
