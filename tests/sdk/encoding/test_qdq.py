@@ -62,6 +62,24 @@ def test_round_trip(activation: str, dtype: str, granularity: str) -> None:
     np.testing.assert_array_equal(fake_quantize(WEIGHT, found["w"]), fake_quantize(WEIGHT, given["w"]))
 
 
+@pytest.mark.parametrize("shape", [(8, 16), (8, 16, 1, 1)])
+def test_lpbq_has_two_levels(shape: tuple[int, ...]) -> None:
+    """Block scales are integers times one float per channel, also in the model, and come back as such; the values are the same."""
+    data = RNG.normal(size=shape).astype(np.float32)
+    op = "MatMul" if len(shape) == 2 else "Conv"
+    graph = make_graph([Node(op, "n", ("x", "w"), ("y",))], {"x": ("float32", (1, 16, *shape[2:]) if len(shape) > 2 else (1, 8))},
+        ["y"], {"w": data})  # fmt: skip
+    grid = encoding_for_weights(data, "int4", granularity="lpbq", axis=1 if len(shape) > 2 else 0, block_size=4)
+    made = insert_qdq(graph, {"w": grid})
+    (factor,) = [t for n, t in made.tensors.items() if n.endswith(".factor")]
+    assert factor.data is not None
+    assert factor.data.size == (8 if len(shape) > 2 else 16)
+    again, found = extract_qdq(load(serialize(made)))
+    assert found["w"].granularity == "lpbq"
+    np.testing.assert_array_equal(found["w"].block_scale, grid.block_scale)
+    np.testing.assert_array_equal(again.tensor("w").data, fake_quantize(data, grid))
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_float_types_round_trip(dtype: str) -> None:
     """16-bit floats become pairs of Cast and come back."""

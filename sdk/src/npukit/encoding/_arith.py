@@ -185,3 +185,13 @@ def encoding_for_weights(
         factors = np.clip(np.rint(scale / channel), 1, LPBQ_STEPS).astype(np.int64)
         scale = (channel * factors).astype(np.float32)
     return Encoding(dtype, scale, zero, axis=axis, block_size=block_size, block_scale=factors, symmetric=symmetric, origin=origin)
+
+
+def lpbq_channel_scale(encoding: Encoding) -> Array:
+    """The float scale per channel of an LPBQ encoding, float32, 1 along the block axis."""
+    assert encoding.block_scale is not None
+    assert encoding.axis is not None  # both hold for LPBQ
+    ratio = encoding.steps.astype(np.float64) / encoding.block_scale
+    # The largest factor gives the most exact quotient of the rounded product.
+    best = np.argmax(encoding.block_scale, axis=encoding.axis, keepdims=True)
+    return np.take_along_axis(ratio, best, axis=encoding.axis).astype(np.float32)

@@ -17,7 +17,7 @@ from typing import Any
 import attrs
 import numpy as np
 
-from npukit.encoding._arith import spread
+from npukit.encoding._arith import lpbq_channel_scale, spread
 from npukit.encoding._types import FLOAT_BITS, INT_BITS, Array, Encoding
 from npukit.errors import EncodingError, UsageError, did_you_mean
 from npukit.graph import Graph
@@ -398,7 +398,7 @@ def _write_100(name: str, encoding: Encoding, graph: Graph) -> dict[str, Any]:
     if encoding.block_size is not None:
         entry["block_size"] = encoding.block_size
     if encoding.block_scale is not None:
-        channels = _channel_scale(encoding).reshape(-1)
+        channels = lpbq_channel_scale(encoding).reshape(-1)
         # AIMET gives the width after the block scales are multiplied in: twice that of the codes.
         entry |= {"bw": 2 * encoding.bits, "compressed_bw": encoding.bits, "scale": _numbers(channels)}
         entry["offset"] = [-(1 << (2 * encoding.bits - 1))] * channels.size
@@ -423,19 +423,9 @@ def _write_200(name: str, encoding: Encoding) -> dict[str, Any]:
     if encoding.block_scale is not None:
         return entry | {
             "per_block_int_scale": _numbers(encoding.block_scale),
-            "per_channel_float_scale": _numbers(_channel_scale(encoding)),
+            "per_channel_float_scale": _numbers(lpbq_channel_scale(encoding)),
         }
     entry["y_scale"] = _numbers(encoding.steps)
     if np.any(encoding.zeros) or (encoding.signed and not encoding.symmetric):
         entry["y_zero_point"] = _numbers(encoding.zeros)
     return entry
-
-
-def _channel_scale(encoding: Encoding) -> Array:
-    """The float scale per channel of an LPBQ encoding, float32, 1 along the block axis."""
-    assert encoding.block_scale is not None
-    assert encoding.axis is not None  # both hold for LPBQ
-    ratio = encoding.steps.astype(np.float64) / encoding.block_scale
-    # The largest factor gives the most exact quotient of the rounded product.
-    best = np.argmax(encoding.block_scale, axis=encoding.axis, keepdims=True)
-    return np.take_along_axis(ratio, best, axis=encoding.axis).astype(np.float32)

@@ -9,7 +9,7 @@ import attrs
 import ml_dtypes
 import numpy as np
 
-from npukit.encoding._arith import dequantize, fake_quantize, quantize
+from npukit.encoding._arith import dequantize, fake_quantize, lpbq_channel_scale, quantize
 from npukit.encoding._types import INT_BITS, Array, Encoding
 from npukit.errors import EncodingError
 from npukit.graph import Graph, Node, Tensor, check_graph, evaluate_node, remove_dead_nodes
@@ -108,7 +108,26 @@ class _Writer:
             ]
             steps, zeros = np.broadcast_to(steps, shape), np.broadcast_to(zeros, shape)
         parameters = self._parameters(name, encoding, steps, zeros, dtype)
+        if encoding.granularity == "lpbq":
+            self._two_levels(parameters[0], encoding)
         self._nodes.append(Node("DequantizeLinear", f"{name}.dequantize", (stored, *parameters), (name,), _attributes(encoding)))
+
+    def _two_levels(self, scale: str, encoding: Encoding) -> None:
+        """Make the block scales of LPBQ by a DQ of integers with one float scale per channel, the form that the QNN provider knows.
+
+        A weight with several axes besides that of the blocks has no such channel: its block scales stay plain floats.
+        """
+        channels, integers = lpbq_channel_scale(encoding), encoding.block_scale
+        axes = [axis for axis, size in enumerate(channels.shape) if size > 1]
+        if len(axes) > 1 or integers is None or integers.shape != self._tensors[scale].shape:
+            return
+        axis = axes[0] if axes else (1 if encoding.axis == 0 else 0)
+        self._tensors[scale] = Tensor(scale, "float32", tuple(integers.shape))
+        stored, factor, zero = f"{scale}.q", f"{scale}.factor", f"{scale}.zero_point"
+        self._tensors[stored] = Tensor.constant(stored, integers.astype(np.uint8))
+        self._tensors[factor] = Tensor.constant(factor, channels.reshape(-1))
+        self._tensors[zero] = Tensor.constant(zero, np.zeros(channels.size, np.uint8))
+        self._nodes.append(Node("DequantizeLinear", f"{scale}.dequantize", (stored, factor, zero), (scale,), {"axis": axis}))
 
     def _parameters(self, name: str, encoding: Encoding, steps: Array, zeros: Array, dtype: str) -> tuple[str, ...]:
         scale = f"{name}.scale"
@@ -145,6 +164,7 @@ class _Reader:
         self._same: dict[str, str] = {}  # tensor after a pair -> tensor before it
         self._encodings: dict[str, Encoding] = {}
         self._skip: set[int] = set()
+        self._levels: dict[str, Array] = {}  # scale of a DQ -> the integers that it was made of
 
     def build(self) -> tuple[Graph, dict[str, Encoding]]:
         for node in self._graph.nodes:
@@ -180,6 +200,7 @@ class _Reader:
             if self._is_scale(output):
                 (values,) = evaluate_node(node, [self._data(n) for n in node.inputs], self._graph)
                 self._tensors[output] = Tensor.constant(output, values)
+                self._levels[output] = stored
                 return True
             encoding = self._encoding(node, self._tensors[node.inputs[0]].dtype)
             values = dequantize(stored.astype(np.int64), encoding)
@@ -257,7 +278,8 @@ class _Reader:
         rank = len(self._tensors[node.inputs[0]].shape or ())
         axis = int(node.get("axis", 1))
         axis = axis % rank if rank else axis
-        return Encoding(dtype, scale, zeros, axis=axis, block_size=size, symmetric=symmetric)
+        levels = self._levels.get(node.input(1)) if size is not None and symmetric else None
+        return Encoding(dtype, scale, zeros, axis=axis, block_size=size, block_scale=levels, symmetric=symmetric)
 
     def _output_names(self) -> dict[str, str]:
         """Graph outputs that were made by a pair: the tensor before it takes the output's name."""
