@@ -201,7 +201,7 @@ CASES: dict[str, Case] = {
     "Split": _moved("Split", outputs=2, axis=1, num_outputs=2),
     "Slice": _moved("Slice", _plain(np.array([2, 3])), _plain(np.array([14, 15])), _plain(np.array([2, 3])),
         _plain(np.array([2, 1]))),
-    "Pad_const": _moved("Pad", _plain(np.array([0, 0, 1, 2, 0, 0, 2, 1]))),
+    "Pad_const": _moved("Pad", _plain(np.array([0, 0, 1, 2, 0, 0, 2, 1])), _plain(np.float32(0))),
     "Pad_reflect": _moved("Pad", _plain(np.array([0, 0, 1, 2, 0, 0, 2, 1])), mode="reflect"),
     "Transpose": _moved("Transpose", perm=(0, 2, 3, 1)),
     "Reshape": _moved("Reshape", _plain(np.array([1, 64, 64]))),
@@ -234,7 +234,7 @@ CASES: dict[str, Case] = {
     "ArgMin": Case("ArgMin", (Arg(),), {"axis": 1}),
     "CumSum": Case("CumSum", (Arg((1, 32, 16)), _plain(np.array(1)))),
     "GridSample": Case("GridSample", (Arg(), Arg((1, 12, 12, 2), -1, 1)), keeps=True),
-    "Einsum": Case("Einsum", (Arg((1, 4, 16, 32)), Arg((1, 4, 16, 32), -2, 2)), {"equation": "bhqd,bhkd->bhqk"}),
+    "Einsum": Case("Einsum", (Arg((1, 4, 16, 32)), Arg((1, 4, 32, 16), -2, 2)), {"equation": "bhij,bhjk->bhik"}),
     "LSTM": _recurrent("LSTM", 4),
     "GRU": _recurrent("GRU", 3),
 }  # fmt: skip
@@ -268,7 +268,7 @@ def build(name: str, act: str, weight: str = "-", granularity: str = "-") -> Mod
             encodings[tensor] = _weight(values[tensor], "float" if dtype.startswith("float") else weight, granularity, case, dtype)
     for index, arg in enumerate(case.args):
         if arg.kind == "bias":
-            encodings[f"x{index}"] = _bias(encodings["x0"], encodings["x1"], dtype)
+            encodings[f"x{index}"] = _bias(encodings["x0"], encodings["x1"], dtype, case.axes[0])
     rounded = {n: fake_quantize(v, encodings[n]) if n in encodings else v for n, v in values.items()}
     # Codes cover the whole input range, so nothing is lost by feeding values on the grid.
     graph = graph.with_tensors([attrs.evolve(t, data=rounded[n]) for n, t in graph.tensors.items() if t.data is not None])
@@ -312,14 +312,17 @@ def _weight(data: Array, weight: str, granularity: str, case: Case, act: str) ->
     return encoding_for_weights(data, dtype, granularity=kind, axis=case.axes[1], block_size=size)
 
 
-def _bias(x: Encoding, w: Encoding, dtype: str) -> Encoding:
+def _bias(x: Encoding, w: Encoding, dtype: str, channels: int) -> Encoding:
     if dtype.startswith("float"):
         return Encoding(dtype)
     scale = float(x.steps) * w.steps.astype(np.float64)
     if w.granularity == "channel":
         return Encoding("int32", scale.reshape(-1), axis=0, symmetric=True)
-    # A block-quantized weight has no single scale: the bias takes the largest.
-    return Encoding("int32", np.asarray(scale.max()), symmetric=True)
+    if w.granularity == "tensor":
+        return Encoding("int32", np.asarray(scale), symmetric=True)
+    # A block-quantized weight has no single scale per channel: the bias takes the largest.
+    others = tuple(axis for axis in range(scale.ndim) if axis != channels)
+    return Encoding("int32", scale.max(axis=others), axis=0, symmetric=True)
 
 
 def _outputs(

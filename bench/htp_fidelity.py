@@ -48,7 +48,6 @@ PRODUCTS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 GAPS = (
     ("Conv3x3_dil2", "u16", "a dilated 16 x 16 bit convolution is computed wrongly by the simulator (check warns of it)"),
     ("Sigmoid_auto", "u16|s16", "the simulator keeps the grid 1/65536 whatever the encoding says (check warns of it)"),
-    ("Pad_const", "s8", "without an explicit pad value the simulator pads int8 with 127 instead of zero (check warns of it)"),
     ("CumSum", "u8", "the simulator's sums are off by far more than rounding, for a reason that is not known (check warns of it)"),
     ("Log", "u16", "the simulator gives the lowest code everywhere when the input range begins at zero"),
     ("Softplus", "u16|s16", "a polynomial or table that is not documented; the error is just above 0.4 % of the range"),

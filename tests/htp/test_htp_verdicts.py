@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 
 from npukit.backend import Rules
+from npukit.encoding import encoding_for_range
+from npukit.graph import Node, make_graph
 from npukit_htp.backend import HtpBackend
 
 BENCH = Path(__file__).resolve().parents[2] / "bench"
@@ -71,7 +73,6 @@ ACCEPTED_BUT_WRONG = [
     ("Sigmoid", "s16", "-", "-", "sigmoid-grid"),
     ("Reshape_requant", "u16", "-", "-", "float-island"),
     ("Reshape_requant", "u8", "-", "-", "float-island"),
-    ("Pad_const", "s8", "-", "-", "pad-int8"),
     ("CumSum", "u8", "-", "-", "cumsum"),
 ]
 
@@ -91,6 +92,22 @@ def test_the_right_form_has_no_warning(case: str, act: str, weight: str, granula
     model = grid.build(case, act, weight, granularity)
     backend = HtpBackend()
     assert Rules.of(backend, backend.soc("SM8750")).validate(model.graph, model.encodings) == ()
+
+
+def test_padding_int8_without_a_value_is_a_warning() -> None:
+    """The simulator pads int8 with 127 when no value is given, and rightly when one is."""
+    grid8 = encoding_for_range(-1, 1, "int8")
+    backend = HtpBackend()
+    rules = Rules.of(backend, backend.soc("SM8750"))
+    for inputs, expected in ((("x", "p"), ["pad-int8"]), (("x", "p", "v"), [])):
+        constants = {"p": np.array([0, 1, 0, 1]), "v": np.float32(0)}
+        graph = make_graph(
+            [Node("Pad", "pad", inputs, ("y",))],
+            {"x": ("float32", (2, 4))},
+            ["y"],
+            {n: np.asarray(constants[n]) for n in inputs[1:]},
+        )
+        assert [p.rule for p in rules.validate(graph, {"x": grid8, "y": grid8})] == expected
 
 
 def test_float_before_v69_is_a_warning() -> None:

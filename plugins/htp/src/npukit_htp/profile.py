@@ -51,6 +51,7 @@ def _has_activation_bias(call: Call) -> bool:
 # Quantize (form "float" in the log of onnxruntime-qnn 2.7.0), and when they do.
 FLOAT_ISLANDS: Mapping[str, Callable[[Call], bool]] = {
     "Flatten": _requantizes,
+    "GroupNormalization": _always,
     "LayerNormalization": _has_activation_bias,
     "Reshape": _requantizes,
     "ScatterND": _always,
