@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PARTS = ("sdk", "plugins/cpu", "plugins/htp", "plugins/qnn")
+PARTS = ("sdk", "plugins/aimet", "plugins/cpu", "plugins/htp", "plugins/qnn")
 SOURCES = {".": [f"{part}/src" for part in PARTS], **{part: [f"{part}/src"] for part in PARTS}}
 
 
@@ -63,7 +63,7 @@ def test_dependencies_are_those_of_the_parts() -> None:
     sdk = tomllib.loads((ROOT / "sdk" / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert sorted(whole["dependencies"]) == sorted([*sdk["dependencies"], *sdk["optional-dependencies"]["ort"]])
     assert whole["version"] == sdk["version"]
-    for name in ("cpu", "htp", "qnn"):
+    for name in ("aimet", "cpu", "htp", "qnn"):
         part = tomllib.loads((ROOT / "plugins" / name / "pyproject.toml").read_text(encoding="utf-8"))["project"]
         assert part["version"] == sdk["version"]
         assert part["entry-points"]["npukit"].items() <= whole["entry-points"]["npukit"].items()

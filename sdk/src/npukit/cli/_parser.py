@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from types import ModuleType
 from typing import NoReturn
 
@@ -61,17 +61,19 @@ class Parser(argparse.ArgumentParser):
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """The parsed arguments; ``run`` is the function of the command. Raises UsageError with a did-you-mean."""
-    parser = build_parser()
     words = join_symbols(_switches_last(argv))
-    _require_command(words)
+    command = next((word for word in words if not word.startswith("-")), None)
+    # Plugins are imported for their commands only where they may be needed: for the overview, and for a name unknown here.
+    parser = build_parser(plugins=command not in COMMANDS)
+    _require_command(words, commands_of(parser))
     args, unknown = parser.parse_known_args(words)
     if unknown:
         _refuse(unknown[0], args.parser)
     return args
 
 
-def build_parser() -> Parser:
-    """The whole parser."""
+def build_parser(*, plugins: bool = True) -> Parser:
+    """The whole parser; the commands of plugins only if asked for."""
     parser = Parser(
         prog="npukit",
         description="Quantize ONNX models for neural accelerators and run them as the accelerator would.",
@@ -89,7 +91,37 @@ def build_parser() -> Parser:
         module.configure(sub)
         add_common(sub)
         sub.set_defaults(run=module.run, parser=sub)
+    if plugins:
+        _add_plugin_commands(commands)
     return parser
+
+
+def commands_of(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    """The parsers of all commands by name."""
+    (found,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    return dict(found.choices)
+
+
+def _add_plugin_commands(commands: argparse._SubParsersAction[Parser]) -> None:
+    from npukit.plugins.commands import add_commands
+
+    own = set(commands.choices)
+    add_commands(commands)
+    for name, sub in commands.choices.items():
+        if name not in own:
+            for leaf in _leaves(sub):
+                add_common(leaf)
+                leaf.set_defaults(parser=leaf)
+
+
+def _leaves(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    """The parsers below one that have no sub-commands of their own."""
+    below = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    if not below:
+        yield parser
+    for action in below:
+        for sub in action.choices.values():
+            yield from _leaves(sub)
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter):
@@ -110,14 +142,14 @@ def _switches_last(argv: Sequence[str]) -> list[str]:
     return [*argv[count : count + 1], *argv[:count], *argv[count + 1 :]]
 
 
-def _require_command(argv: Sequence[str]) -> None:
+def _require_command(argv: Sequence[str], commands: Collection[str]) -> None:
     if any(word in ("-h", "--help", "--version") for word in argv[:1]):
         return
     command = next((word for word in argv if not word.startswith("-")), None)
     if command is None:
-        raise UsageError("no command given", hint=f"one of {', '.join(COMMANDS)}; npukit --help says more")
-    if command not in COMMANDS:
-        raise UsageError(f"there is no command '{command}'", hint=did_you_mean(command, COMMANDS), code="unknown-command")
+        raise UsageError("no command given", hint=f"one of {', '.join(commands)}; npukit --help says more")
+    if command not in commands:
+        raise UsageError(f"there is no command '{command}'", hint=did_you_mean(command, commands), code="unknown-command")
 
 
 def _refuse(word: str, parser: argparse.ArgumentParser) -> NoReturn:

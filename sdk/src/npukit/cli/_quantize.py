@@ -27,7 +27,7 @@ from npukit.cli._options import (
     registry_from,
     symbols_from,
 )
-from npukit.errors import ConstraintError
+from npukit.errors import ConstraintError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -45,10 +45,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_calibration(parser)
     add_precision(parser)
     add_overrides(parser)
+    add_optimizers(parser)
     add_model_inputs(parser)
     parser.add_argument("--no-strict", dest="strict", action="store_false", help="list violations instead of refusing")
     parser.add_argument("--legalize", action="store_true", help="change encodings that the backend refuses, as few as possible")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="recorded in the package (default: 0)")
+
+
+def add_optimizers(parser: argparse.ArgumentParser) -> None:
+    """What improves the model between calibration and the last check."""
+    group = parser.add_argument_group("optimizers")
+    group.add_argument("--optimize", default="", metavar="NAME,...", help="run optimizers in this order: cle, adaround, amp ...")
+    group.add_argument("--config", metavar="FILE.yaml", help="their settings (aimet_quantizer: datasets, adaround, amp)")
+    group.add_argument("--engine", default="", metavar="NAME", help="where they compute: npukit (default) or aimet")
 
 
 def add_calibration(parser: argparse.ArgumentParser) -> None:
@@ -62,6 +71,9 @@ def run(args: argparse.Namespace, console: Console) -> int:
     from npukit.quantization import quantize
 
     target = check_writable(args.output)
+    for flag in ("config", "engine"):
+        if getattr(args, flag) and not args.optimize:
+            raise UsageError(f"--{flag} has no effect without --optimize")
     try:
         result = quantize(
             existing(args.model),
@@ -77,6 +89,9 @@ def run(args: argparse.Namespace, console: Console) -> int:
             batch=args.batch,
             on_event=console.on_event,
             history=command_line(),
+            optimize=args.optimize,
+            config=args.config,
+            engine=args.engine,
         )
     except ConstraintError as error:
         if not console.json:

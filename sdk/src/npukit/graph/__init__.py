@@ -18,7 +18,7 @@ from npukit.graph.onnx_io import (
     source_hash,
     write_atomic,
 )
-from npukit.graph.passes import fold_batch_norm, fold_constants, remove_dead_nodes
+from npukit.graph.passes import fold_batch_norm, fold_constants, remove_dead_nodes, subgraph
 
 __all__ = [
     "CANONICAL_OPSET",
@@ -46,5 +46,6 @@ __all__ = [
     "serialize",
     "serialize_split",
     "source_hash",
+    "subgraph",
     "write_atomic",
 ]

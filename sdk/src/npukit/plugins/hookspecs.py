@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 if TYPE_CHECKING:
+    import argparse
+
     from npukit.backend import Backend
     from npukit.events import Event
     from npukit.graph import Graph
@@ -32,6 +34,20 @@ hookimpl = pluggy.HookimplMarker("npukit")
 @hookspec
 def register_backends() -> Backend | list[Backend] | None:
     """Return the backends this plugin brings."""
+
+
+@hookspec
+def register_optimizers() -> Any:
+    """Return an ``npukit.quantization.Optimizer`` or a list of them, for ``--optimize``."""
+
+
+@hookspec
+def register_commands(subparsers: argparse._SubParsersAction[Any]) -> None:
+    """Add commands to ``npukit``: ``subparsers.add_parser(NAME, help=...)`` with ``set_defaults(run=function)``.
+
+    ``run(args, console)`` returns the exit code; ``console`` has ``emit`` for the result and ``note`` for people. The flags of
+    every command (--json, --quiet ...) are added afterwards.
+    """
 
 
 @hookspec(firstresult=True)

@@ -18,11 +18,10 @@ from npukit.errors import PluginError, UsageError, did_you_mean
 from npukit.events import Event
 from npukit.graph import Graph
 from npukit.plugins import hookspecs
-
-GROUP = "npukit"
+from npukit.plugins.commands import GROUP
 
 # Plugins that exist but may not be installed: what to type.
-KNOWN = {"cpu": "pip install npukit-cpu", "htp": "pip install npukit-htp", "qnn": "pip install npukit-qnn"}
+KNOWN = {name: f"pip install npukit-{name}" for name in ("aimet", "cpu", "htp", "qnn")}
 
 
 @attrs.frozen
@@ -34,6 +33,7 @@ class PluginStatus:
     cause: str = ""
     distribution: str = ""
     backends: tuple[Backend, ...] = ()
+    optimizers: tuple[str, ...] = ()
 
 
 class Registry:
@@ -44,6 +44,7 @@ class Registry:
         self._manager.add_hookspecs(hookspecs)
         self._statuses: list[PluginStatus] = []
         self._backends: dict[str, Backend] = {}
+        self._optimizers: dict[tuple[str, str], Any] = {}
 
     @classmethod
     def load(cls, plugin_files: Sequence[str | Path] = ()) -> Registry:
@@ -67,6 +68,10 @@ class Registry:
 
     def backends(self) -> tuple[Backend, ...]:
         return tuple(self._backends.values())
+
+    def optimizers(self) -> tuple[Any, ...]:
+        """The optimizers of all plugins (``npukit.quantization.Optimizer``)."""
+        return tuple(self._optimizers.values())
 
     def resolve(self, selector: str, *, soc: str = "", soc_file: str | os.PathLike[str] | None = None) -> tuple[Backend, Soc]:
         """The backend and SoC that "htp", "htp:sm8750" or "htp:v79" name.
@@ -112,25 +117,38 @@ class Registry:
         try:
             plugin = load()
             self._manager.register(plugin, name)
-            backends = self._registered(plugin)
+            backends, optimizers = self._registered(plugin)
         except Exception as error:  # whatever a plugin raises, the others must go on
             if self._manager.has_plugin(name):
                 self._manager.unregister(name=name)
             self._statuses.append(PluginStatus(name, "broken", f"{type(error).__name__}: {error}", distribution))
             return
         self._backends |= {backend.name: backend for backend in backends}
-        self._statuses.append(PluginStatus(name, "ok", "", distribution, backends))
+        self._optimizers |= {(optimizer.name, optimizer.engine): optimizer for optimizer in optimizers}
+        names = tuple(dict.fromkeys(optimizer.name for optimizer in optimizers))
+        self._statuses.append(PluginStatus(name, "ok", "", distribution, backends, names))
 
-    def _registered(self, plugin: Any) -> tuple[Backend, ...]:
-        others = [p for p in self._manager.get_plugins() if p is not plugin]
-        found: list[Backend] = []
-        for result in self._manager.subset_hook_caller("register_backends", others)():
-            found += result if isinstance(result, Iterable) else [result]
-        for backend in found:
+    def _registered(self, plugin: Any) -> tuple[tuple[Backend, ...], tuple[Any, ...]]:
+        backends = self._results("register_backends", plugin)
+        for backend in backends:
             if not isinstance(backend, Backend):
                 raise PluginError(f"register_backends returned {type(backend).__name__}, not a Backend")
             if backend.name in self._backends:
                 raise PluginError(f"backend '{backend.name}' is already registered by another plugin")
+        optimizers = self._results("register_optimizers", plugin)
+        for optimizer in optimizers:
+            if not all(hasattr(optimizer, part) for part in ("name", "engine", "run")):
+                raise PluginError(f"register_optimizers returned {type(optimizer).__name__}, not an Optimizer")
+            if (optimizer.name, optimizer.engine) in self._optimizers:
+                raise PluginError(f"optimizer '{optimizer.name}' is already registered by another plugin")
+        return backends, optimizers
+
+    def _results(self, hook: str, plugin: Any) -> tuple[Any, ...]:
+        """What one plugin returns from a hook that registers objects."""
+        others = [p for p in self._manager.get_plugins() if p is not plugin]
+        found: list[Any] = []
+        for result in self._manager.subset_hook_caller(hook, others)():
+            found += result if isinstance(result, Iterable) else [result]
         return tuple(found)
 
 

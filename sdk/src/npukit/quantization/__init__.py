@@ -6,13 +6,17 @@ from npukit.quantization.compare import Comparison, TensorRow, compare, open_ses
 from npukit.quantization.data import open_data
 from npukit.quantization.legalize import Legalized, legalize
 from npukit.quantization.observers import Range
+from npukit.quantization.optimize import Job, Judge, Optimizer
 from npukit.quantization.pipeline import CheckResult, Options, Quantized, Report, check, convert, quantize, read_source
 
 __all__ = [
     "Change",
     "CheckResult",
     "Comparison",
+    "Job",
+    "Judge",
     "Legalized",
+    "Optimizer",
     "Options",
     "Quantized",
     "Range",

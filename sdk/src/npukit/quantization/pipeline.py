@@ -29,8 +29,9 @@ from npukit.plugins import Registry
 from npukit.quantization._bias import derived_bias, with_room_for_bias
 from npukit.quantization._repair import Change, repair
 from npukit.quantization.calibrate import calibrate
-from npukit.quantization.data import open_data
+from npukit.quantization.data import Batches, open_data
 from npukit.quantization.observers import Range
+from npukit.quantization.optimize import Job, Judge, Optimizer, choose
 
 
 @attrs.frozen
@@ -152,13 +153,19 @@ def quantize(
     lenient: bool = False,
     on_event: OnEvent = ignore,
     history: Sequence[str] = (),
+    optimize: str | Sequence[str | Optimizer] = (),
+    config: str | os.PathLike[str] | Mapping[str, Any] | None = None,
+    engine: str = "",
 ) -> Quantized:
     """Give every tensor of a model an encoding that the backend accepts.
 
     ``source``: a path, ONNX bytes or a Graph. ``backend``: "htp", "htp:sm8750", ... ``data``: calibration samples, anything that
     ``open_data`` takes; not needed when overrides or fixed grids decide everything. ``overrides``: an encodings file, or tensor
-    -> Encoding. Raises ConstraintError with all problems when the result is not legal and ``options.strict``; EncodingError for
-    overrides that match no tensor unless ``lenient``; DataError for bad data; ModelError for a bad model.
+    -> Encoding. ``optimize`` names optimizers ("cle,adaround") that run in that order before the last calibration, configured by
+    ``config`` (a YAML file or its content), on ``engine`` (npukit's own by default).
+
+    Raises ConstraintError with all problems when the result is not legal and ``options.strict``; EncodingError for overrides that
+    match no tensor unless ``lenient``; DataError for bad data; ModelError for a bad model; UsageError for unknown optimizers.
     """
     options = options or Options()
     registry = registry or Registry.load()
@@ -166,9 +173,12 @@ def quantize(
     listen = _both(on_event, registry.track)
     origin = read_source(source, registry=registry, symbols=symbols, batch=batch)
     given, notes = _given(origin, overrides, lenient)
+    optimizers = choose(optimize, registry, config=config, engine=engine)
     task = _Task.prepare(origin.graph, chosen, registry.planner(chosen), chip, options, given, notes)
-    ranges = task.ranges(data, listen)
-    encodings = task.encodings(ranges)
+    calibration = _Calibration(data, options, listen)
+    if optimizers:
+        task = _optimized(task, optimizers, calibration, listen)
+    encodings = task.encodings(calibration.ranges(task))
     changes: tuple[Change, ...] = ()
     if options.legalize:
         changes, encodings = task.legal(encodings)
@@ -279,8 +289,14 @@ class _Task:
     ) -> _Task:
         prepared = _unshare_biases(planner.prepare(graph))
         notes += _vanished(prepared, given)
-        rules = Rules.of(planner, soc)
-        precision = options.precision(planner, soc)
+        return cls.of(prepared, backend, Rules.of(planner, soc), options, given, notes)
+
+    @classmethod
+    def of(
+        cls, prepared: Graph, backend: Backend, rules: Rules, options: Options, given: Mapping[str, Encoding], notes: list[str]
+    ) -> _Task:
+        """The task of a graph that is prepared already."""
+        precision = options.precision(rules.backend, rules.soc)
         known = propagate(prepared, {n: e for n, e in given.items() if n in prepared.tensors})
         plan = rules.plan(prepared, precision, known)
         notes += _unmet(options.weights, plan, known)
@@ -293,22 +309,6 @@ class _Task:
         """The tensors whose range must be observed."""
         free = [g for g in self.solution.groups if g.encoding is None]
         return [n for g in free for n in g.observed if not self.graph.tensor(n).is_constant]
-
-    def ranges(self, data: Any, on_event: OnEvent) -> dict[str, Range]:
-        names = self.unknown()
-        if not names:
-            return {}
-        if data is None:
-            raise DataError(f"{len(names)} tensors need a range, but no calibration data is given", hint="--data FOLDER or data=")
-        batches = open_data(data, self.graph, limit=self.options.limit)
-        return calibrate(
-            self.graph,
-            batches,
-            {n: self.plan.activations[n] for n in names},
-            method=self.options.calibration,
-            percentile=self.options.percentile,
-            on_event=on_event,
-        )
 
     def encodings(self, ranges: Mapping[str, Range]) -> dict[str, Encoding]:
         """The encodings of all tensors: groups from ranges, weights from their values, biases from both."""
@@ -361,6 +361,57 @@ class _Task:
         """The smallest change that makes the encodings legal, and the encodings after it."""
         conflicts, fallback = self.solution.conflicts, self.options.float_fallback
         return repair(self.rules, self.graph, encodings, conflicts=conflicts, float_fallback=fallback)
+
+
+class _Calibration:
+    """The ranges seen so far. They hold for one graph: with another one the float model runs anew."""
+
+    def __init__(self, data: Any, options: Options, on_event: OnEvent) -> None:
+        self._data, self._options, self._on_event = data, options, on_event
+        self._graph: Graph | None = None
+        self._known: dict[tuple[str, str], Range] = {}
+
+    def samples(self, graph: Graph) -> Batches | None:
+        return None if self._data is None else open_data(self._data, graph, limit=self._options.limit)
+
+    def ranges(self, task: _Task) -> dict[str, Range]:
+        """The range of every tensor of a task that needs one."""
+        if task.graph is not self._graph:
+            self._graph, self._known = task.graph, {}
+        wanted = {n: task.plan.activations[n] for n in task.unknown()}
+        missing = {n: dtype for n, dtype in wanted.items() if (n, dtype) not in self._known}
+        if missing:
+            batches = self.samples(task.graph)
+            if batches is None:
+                count = f"{len(missing)} tensors need a range, but no calibration data is given"
+                raise DataError(count, hint="--data FOLDER or data=")
+            method, percentile = self._options.calibration, self._options.percentile
+            found = calibrate(task.graph, batches, missing, method=method, percentile=percentile, on_event=self._on_event)
+            self._known |= {(n, missing[n]): seen for n, seen in found.items()}
+        return {n: self._known[n, dtype] for n, dtype in wanted.items()}
+
+
+def _optimized(task: _Task, optimizers: Sequence[Optimizer], calibration: _Calibration, on_event: OnEvent) -> _Task:
+    """The task after all optimizers."""
+
+    def of(graph: Graph, given: Mapping[str, Encoding], notes: list[str] | None = None) -> _Task:
+        return _Task.of(graph, task.backend, task.rules, task.options, given, [] if notes is None else notes)
+
+    def complete(graph: Graph, given: Mapping[str, Encoding]) -> dict[str, Encoding]:
+        made = of(graph, given)
+        return made.encodings(calibration.ranges(made))
+
+    judge = Judge(
+        plan=lambda graph, given: of(graph, given).plan,
+        complete=complete,
+        problems=lambda graph, encodings: of(graph, encodings).problems(encodings),
+        cost=lambda graph, encodings: task.backend.estimate(graph, encodings, task.rules.soc),
+    )
+    samples = calibration.samples(task.graph)
+    job = Job(task.graph, task.graph, task.given, judge, samples, task.options.seed, on_event, tuple(task.notes))
+    for optimizer in optimizers:
+        job = optimizer.run(job)
+    return of(job.graph, job.given, list(job.notes))
 
 
 _GRIDS = frozenset({"int2", "int4", "int8", "int16", "uint2", "uint4", "uint8", "uint16"})

@@ -3,5 +3,6 @@
 from npukit.graph.passes.batch_norm import fold_batch_norm
 from npukit.graph.passes.constants import fold_constants
 from npukit.graph.passes.dead_nodes import remove_dead_nodes
+from npukit.graph.passes.subgraph import subgraph
 
-__all__ = ["fold_batch_norm", "fold_constants", "remove_dead_nodes"]
+__all__ = ["fold_batch_norm", "fold_constants", "remove_dead_nodes", "subgraph"]

@@ -1,0 +1,148 @@
+"""The seam for optimizers: what one gets, and what it gives back."""
+
+from __future__ import annotations
+
+import abc
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+import yaml
+
+from npukit.backend import OpCost, Plan, Problem
+from npukit.encoding import Encoding
+from npukit.errors import DataError, UsageError, did_you_mean
+from npukit.events import OnEvent, ignore
+from npukit.graph import Graph, Tensor
+from npukit.plugins import Registry
+from npukit.quantization.data import Batches
+
+ENGINE = "npukit"
+"""The engine of an optimizer that computes in this process."""
+
+
+@attrs.frozen(eq=False)
+class Judge:
+    """What a job knows of its backend: functions of a graph and of decisions about its tensors.
+
+    ``plan(graph, given)`` is what the op constraints ask for; ``complete(graph, given)`` finishes the encodings as the pipeline
+    would, calibrating the ranges that are missing; ``problems(graph, encodings)`` lists what the constraints say against them;
+    ``cost(graph, encodings)`` is the backend's estimate per node.
+    """
+
+    plan: Callable[[Graph, Mapping[str, Encoding]], Plan]
+    complete: Callable[[Graph, Mapping[str, Encoding]], dict[str, Encoding]]
+    problems: Callable[[Graph, Mapping[str, Encoding]], tuple[Problem, ...]]
+    cost: Callable[[Graph, Mapping[str, Encoding]], tuple[OpCost, ...]]
+
+
+@attrs.frozen(eq=False)
+class Job:
+    """A model between float and quantized, frozen: an optimizer returns a changed copy.
+
+    ``graph`` is prepared for the backend; earlier optimizers may have changed its constants. ``reference`` is the float model that
+    the result is measured by: the same nodes and names. ``given`` are the encodings decided so far, by the user or by earlier
+    optimizers; every other tensor gets one later. ``samples`` is None when there is no data. ``notes`` are lines for the report.
+    """
+
+    graph: Graph
+    reference: Graph
+    given: Mapping[str, Encoding]
+    judge: Judge
+    samples: Batches | None = None
+    seed: int = 0
+    on_event: OnEvent = ignore
+    notes: tuple[str, ...] = ()
+
+    @property
+    def data(self) -> Batches:
+        """The calibration samples, iterable as often as their source is. Raises DataError when none are given."""
+        if self.samples is None:
+            raise DataError("this optimizer needs calibration data, but none is given", hint="--data FOLDER or data=")
+        return self.samples
+
+    def encodings(self) -> dict[str, Encoding]:
+        """The encodings of all tensors as they would be if this job were the last word."""
+        return self.judge.complete(self.graph, self.given)
+
+    def decide(self, encodings: Mapping[str, Encoding], constants: Iterable[Tensor] = (), *notes: str) -> Job:
+        """This job with more decisions, and with other values of some constants."""
+        graph = self.graph.with_tensors(constants) if (constants := tuple(constants)) else self.graph
+        return attrs.evolve(self, graph=graph, given={**self.given, **encodings}, notes=(*self.notes, *notes))
+
+
+class Optimizer(abc.ABC):
+    """Improves a quantized model. ``name`` is what ``--optimize`` takes, ``title`` one line for people.
+
+    ``engine`` names where it computes; optimizers of one name may differ in it. The encodings that it decides have the origin
+    ``optimizer:NAME``.
+    """
+
+    name: str
+    title: str = ""
+    engine: str = ENGINE
+
+    def configure(self, settings: Mapping[str, Any]) -> Optimizer:
+        """This optimizer with the settings of a configuration file (the whole document).
+
+        Raises UsageError that names the path of a wrong setting ("$.amp.candidates[0]"), or when there is nothing to configure.
+        """
+        raise UsageError(f"optimizer '{self.name}' takes no configuration", hint="leave --config out")
+
+    @abc.abstractmethod
+    def run(self, job: Job) -> Job:
+        """The job after this optimizer. Nothing of ``job`` is changed in place."""
+
+
+def choose(
+    optimize: str | Sequence[str | Optimizer],
+    registry: Registry,
+    *,
+    config: str | os.PathLike[str] | Mapping[str, Any] | None = None,
+    engine: str = "",
+) -> tuple[Optimizer, ...]:
+    """The optimizers that ``optimize`` names ("cle,adaround", or a list of names and Optimizer objects), configured.
+
+    ``config`` (a YAML file or its content) is shown to every optimizer that takes one; at least one must. Raises UsageError for
+    unknown names and engines, PluginError for optimizers of a plugin that is not installed.
+    """
+    words = [w.strip() for w in optimize.split(",") if w.strip()] if isinstance(optimize, str) else list(optimize)
+    found = [w if isinstance(w, Optimizer) else _named(w, engine, registry) for w in words]
+    if config is None:
+        return tuple(found)
+    settings = config if isinstance(config, Mapping) else _read(Path(config))
+    configured = [o.configure(settings) if _takes_settings(o) else o for o in found]
+    if not any(map(_takes_settings, found)):
+        raise UsageError("no optimizer that is asked for takes a configuration", hint="--optimize adaround or amp does")
+    return tuple(configured)
+
+
+def _takes_settings(optimizer: Optimizer) -> bool:
+    return type(optimizer).configure is not Optimizer.configure
+
+
+def _named(name: str, engine: str, registry: Registry) -> Optimizer:
+    known: list[Optimizer] = list(registry.optimizers())
+    same = {o.engine: o for o in known if o.name == name}
+    if not same:
+        names = sorted({o.name for o in known})
+        hint = did_you_mean(name, names) if names else "pip install npukit-aimet"
+        raise UsageError(f"there is no optimizer '{name}'", hint=hint, code="unknown-optimizer")
+    wanted = engine or ENGINE
+    if wanted not in same:
+        raise UsageError(f"optimizer '{name}' has no engine '{wanted}'", hint=f"it has {', '.join(sorted(same))}")
+    return same[wanted]
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    try:
+        found = yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except OSError as error:
+        raise UsageError(f"cannot read configuration {path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(found, Mapping):
+        raise UsageError(f"{path} is not a YAML mapping")
+    return found
