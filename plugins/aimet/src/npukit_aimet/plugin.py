@@ -12,4 +12,9 @@ if TYPE_CHECKING:
 
 @hookimpl
 def register_optimizers() -> list[Optimizer]:
-    return []
+    from npukit_aimet.adaround import AdaRound
+    from npukit_aimet.bias_correction import BiasCorrection
+    from npukit_aimet.cle import CrossLayerEqualization
+    from npukit_aimet.seq_mse import SequentialMse
+
+    return [CrossLayerEqualization(), SequentialMse(), AdaRound(), BiasCorrection()]

@@ -27,13 +27,13 @@ ENGINE = "npukit"
 class Judge:
     """What a job knows of its backend: functions of a graph and of decisions about its tensors.
 
-    ``plan(graph, given)`` is what the op constraints ask for; ``complete(graph, given)`` finishes the encodings as the pipeline
-    would, calibrating the ranges that are missing; ``problems(graph, encodings)`` lists what the constraints say against them;
+    ``plan(graph, given)`` is what the op constraints ask for; ``complete(graph, reference, given)`` finishes the encodings as
+    the pipeline would, calibrating the ranges that are missing in the float model ``reference``; ``problems(graph, encodings)`` lists what the constraints say against them;
     ``cost(graph, encodings)`` is the backend's estimate per node.
     """
 
     plan: Callable[[Graph, Mapping[str, Encoding]], Plan]
-    complete: Callable[[Graph, Mapping[str, Encoding]], dict[str, Encoding]]
+    complete: Callable[[Graph, Graph, Mapping[str, Encoding]], dict[str, Encoding]]
     problems: Callable[[Graph, Mapping[str, Encoding]], tuple[Problem, ...]]
     cost: Callable[[Graph, Mapping[str, Encoding]], tuple[OpCost, ...]]
 
@@ -65,7 +65,7 @@ class Job:
 
     def encodings(self) -> dict[str, Encoding]:
         """The encodings of all tensors as they would be if this job were the last word."""
-        return self.judge.complete(self.graph, self.given)
+        return self.judge.complete(self.graph, self.reference, self.given)
 
     def decide(self, encodings: Mapping[str, Encoding], constants: Iterable[Tensor] = (), *notes: str) -> Job:
         """This job with more decisions, and with other values of some constants."""

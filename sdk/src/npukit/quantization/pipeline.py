@@ -176,9 +176,10 @@ def quantize(
     optimizers = choose(optimize, registry, config=config, engine=engine)
     task = _Task.prepare(origin.graph, chosen, registry.planner(chosen), chip, options, given, notes)
     calibration = _Calibration(data, options, listen)
+    reference = task.graph
     if optimizers:
-        task = _optimized(task, optimizers, calibration, listen)
-    encodings = task.encodings(calibration.ranges(task))
+        task, reference = _optimized(task, optimizers, calibration, listen)
+    encodings = task.encodings(calibration.ranges(task, reference))
     changes: tuple[Change, ...] = ()
     if options.legalize:
         changes, encodings = task.legal(encodings)
@@ -364,7 +365,7 @@ class _Task:
 
 
 class _Calibration:
-    """The ranges seen so far. They hold for one graph: with another one the float model runs anew."""
+    """The ranges seen so far in the float model. They hold for one graph: with another one it runs anew."""
 
     def __init__(self, data: Any, options: Options, on_event: OnEvent) -> None:
         self._data, self._options, self._on_event = data, options, on_event
@@ -374,32 +375,34 @@ class _Calibration:
     def samples(self, graph: Graph) -> Batches | None:
         return None if self._data is None else open_data(self._data, graph, limit=self._options.limit)
 
-    def ranges(self, task: _Task) -> dict[str, Range]:
-        """The range of every tensor of a task that needs one."""
-        if task.graph is not self._graph:
-            self._graph, self._known = task.graph, {}
+    def ranges(self, task: _Task, reference: Graph) -> dict[str, Range]:
+        """The range of every tensor of a task that needs one, seen in ``reference``, which has the same names."""
+        if reference is not self._graph:
+            self._graph, self._known = reference, {}
         wanted = {n: task.plan.activations[n] for n in task.unknown()}
         missing = {n: dtype for n, dtype in wanted.items() if (n, dtype) not in self._known}
         if missing:
-            batches = self.samples(task.graph)
+            batches = self.samples(reference)
             if batches is None:
                 count = f"{len(missing)} tensors need a range, but no calibration data is given"
                 raise DataError(count, hint="--data FOLDER or data=")
             method, percentile = self._options.calibration, self._options.percentile
-            found = calibrate(task.graph, batches, missing, method=method, percentile=percentile, on_event=self._on_event)
+            found = calibrate(reference, batches, missing, method=method, percentile=percentile, on_event=self._on_event)
             self._known |= {(n, missing[n]): seen for n, seen in found.items()}
         return {n: self._known[n, dtype] for n, dtype in wanted.items()}
 
 
-def _optimized(task: _Task, optimizers: Sequence[Optimizer], calibration: _Calibration, on_event: OnEvent) -> _Task:
-    """The task after all optimizers."""
+def _optimized(
+    task: _Task, optimizers: Sequence[Optimizer], calibration: _Calibration, on_event: OnEvent
+) -> tuple[_Task, Graph]:
+    """The task after all optimizers, and the float model that it stands for then."""
 
     def of(graph: Graph, given: Mapping[str, Encoding], notes: list[str] | None = None) -> _Task:
         return _Task.of(graph, task.backend, task.rules, task.options, given, [] if notes is None else notes)
 
-    def complete(graph: Graph, given: Mapping[str, Encoding]) -> dict[str, Encoding]:
+    def complete(graph: Graph, reference: Graph, given: Mapping[str, Encoding]) -> dict[str, Encoding]:
         made = of(graph, given)
-        return made.encodings(calibration.ranges(made))
+        return made.encodings(calibration.ranges(made, reference))
 
     judge = Judge(
         plan=lambda graph, given: of(graph, given).plan,
@@ -411,7 +414,7 @@ def _optimized(task: _Task, optimizers: Sequence[Optimizer], calibration: _Calib
     job = Job(task.graph, task.graph, task.given, judge, samples, task.options.seed, on_event, tuple(task.notes))
     for optimizer in optimizers:
         job = optimizer.run(job)
-    return of(job.graph, job.given, list(job.notes))
+    return of(job.graph, job.given, list(job.notes)), job.reference
 
 
 _GRIDS = frozenset({"int2", "int4", "int8", "int16", "uint2", "uint4", "uint8", "uint16"})

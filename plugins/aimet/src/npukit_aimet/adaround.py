@@ -1,0 +1,85 @@
+"""AdaRound: choose for every weight the code that keeps the layer's output, not the one that is nearest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+import numpy as np
+
+from npukit.encoding import Array
+from npukit.errors import UsageError, did_you_mean
+from npukit.quantization import Job, Optimizer
+from npukit_aimet.moments import Moments, Problem
+from npukit_aimet.rounding import FEW, Grid, descend, enumerate_all, feed_back, relax
+from npukit_aimet.walk import Visit, layers_of, rewrite, walk
+
+_DAMPINGS = (0.01, 0.1)  # GPTQ's default share of the mean diagonal, and a careful one for rows with more weights than data
+
+
+@attrs.frozen(eq=False)
+class AdaRound(Optimizer):
+    """Rounds weights for the output's sake (Nagel et al. 2020, https://arxiv.org/abs/2004.10568), on second moments of the data.
+
+    Layers are rounded in order, each with the inputs that it has in the quantized network and the output of the float model as the
+    target. ``solver``: "discrete" (error feedback and descent, up or down or to any code, whichever does better on samples held
+    out; rows of few weights exactly) or "relaxation" (the paper's soft rounding up or down, ``iterations`` steps). ``refit`` lets
+    the bias take up the mean error. ``batches`` is the most samples to use, None for all of them.
+    """
+
+    name = "adaround"
+    title = "round weights so that each layer keeps its output"
+
+    solver: str = "discrete"
+    iterations: int = 1000
+    refit: bool = True
+    batches: int | None = None
+
+    def __attrs_post_init__(self) -> None:
+        if self.solver not in _SOLVERS:
+            raise UsageError(f"adaround has no solver '{self.solver}'", hint=did_you_mean(self.solver, _SOLVERS))
+
+    def run(self, job: Job) -> Job:
+        encodings = job.encodings()
+        layers, skipped = layers_of(job.graph, encodings)
+        changed = walk(job, encodings, layers, self._solve, stage="adaround", limit=self.batches)
+        decided = {layer.weight: encodings[layer.weight].with_origin("optimizer:adaround") for layer in layers}
+        return rewrite(job, decided, changed, skipped, "adaround")
+
+    def _solve(self, visit: Visit) -> Mapping[str, Array]:
+        layer, encoding = visit.layer, visit.encoding
+        scale, zero = layer.grid(encoding)
+        grid = Grid.around(visit.weights, scale, zero, encoding.qmin, encoding.qmax)
+        rounded = self._best(visit, grid)
+        found = {layer.weight: layer.restore(rounded).astype(np.float32)}
+        return found | (visit.refitted_bias(rounded) if self.refit else {})
+
+    def _best(self, visit: Visit, grid: Grid) -> Array:
+        """Each row as the candidate has it that does best on the samples held out."""
+
+        def problem(moments: Moments) -> Problem:
+            return moments.problem(visit.weights, free_bias=self.refit and visit.bias is not None)
+
+        if self.solver == "discrete" and visit.weights.shape[2] <= FEW:
+            return enumerate_all(problem(visit.all), grid)
+        candidates = _SOLVERS[self.solver](self, problem(visit.seen), grid, visit.weights)
+        test = problem(visit.unseen or visit.seen)
+        best = np.argmin([test.loss(candidate) for candidate in candidates], axis=0)
+        return np.asarray(np.take_along_axis(np.array(candidates), best[None, :, :, None], 0)[0])
+
+
+def _discrete(_: AdaRound, problem: Problem, grid: Grid, weights: Array) -> list[Array]:
+    found = [descend(problem, grid, grid.snap(weights))]
+    for damping in _DAMPINGS:
+        grids = (grid, grid.widened)
+        starts = feed_back(problem, grids, weights, damping=damping)
+        found += [descend(problem, allowed, start) for allowed, start in zip(grids, starts, strict=True)]
+    return found
+
+
+def _relaxed(settings: AdaRound, problem: Problem, grid: Grid, weights: Array) -> list[Array]:
+    return [descend(problem, grid, relax(problem, grid, weights, iterations=settings.iterations))]
+
+
+_SOLVERS: dict[str, Any] = {"discrete": _discrete, "relaxation": _relaxed}

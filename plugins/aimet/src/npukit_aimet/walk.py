@@ -1,0 +1,251 @@
+"""One trip through a model, layer by layer, on two paths at once: the float model and the model quantized so far.
+
+Every layer is visited when everything before it has its final weights, and sees the second moments of its input on both paths.
+The nodes between two layers run once per path and sample; activations that are still needed wait in a Store, so memory does not
+grow with the number of samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from contextlib import nullcontext
+from itertools import islice
+
+import attrs
+import numpy as np
+
+from npukit.backend.ort import OrtModel
+from npukit.encoding import Array, Encoding, fake_quantize
+from npukit.encoding.formats import insert_qdq
+from npukit.errors import DataError
+from npukit.events import Event
+from npukit.graph import Graph, Node, Tensor, subgraph
+from npukit.quantization import Job
+from npukit_aimet.linear import Linear, Picks, linear_view
+from npukit_aimet.moments import Gatherer, Moments
+from npukit_aimet.store import Store
+
+_MERGED = 32
+# Columns per weight of a row, and columns at least. More of them changes the result by less than another choice of images.
+_PER_WEIGHT = 16
+_LEAST, _LEAST_PER_GROUP = 16384, 1024
+
+HOLDOUT = 8
+"""Every eighth entry is held out: solutions are compared on samples they have not seen."""
+
+
+@attrs.frozen(eq=False)
+class Visit:
+    """A layer on the trip: ``seen`` are the moments of the samples to fit, ``unseen`` those held out (None with fewer than eight
+    samples); ``weights`` (G, R, K) is the float matrix, float64, ``bias`` the float bias that may follow (None: there is none),
+    ``encoding`` that of the weight."""
+
+    layer: Linear
+    encoding: Encoding
+    weights: Array
+    bias: Array | None
+    seen: Moments
+    unseen: Moments | None
+
+    @property
+    def all(self) -> Moments:
+        return self.seen if self.unseen is None else self.seen + self.unseen
+
+    def refitted_bias(self, rounded: Array) -> dict[str, Array]:
+        """The bias that makes up for the mean error of weights ``rounded`` (G, R, K), by name; nothing without a bias."""
+        if self.bias is None:
+            return {}
+        shift = self.all.bias_shift(self.weights, rounded).reshape(self.bias.shape) / self.layer.gain
+        return {self.layer.bias: (self.bias + shift).astype(np.float32)}
+
+
+Solve = Callable[[Visit], Mapping[str, Array]]
+"""What a visit yields: new values of constants on the quantized path, by tensor name."""
+
+
+@attrs.frozen(eq=False)
+class _Stage:
+    """Nodes that run in one go, from ``inputs`` to ``outputs``; ``layer`` is the first of them, if any."""
+
+    layer: Linear | None
+    nodes: tuple[Node, ...]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    done: tuple[str, ...]
+
+
+def layers_of(graph: Graph, encodings: Mapping[str, Encoding]) -> tuple[list[Linear], list[str]]:
+    """The layers with an integer weight of their own, in order; and the nodes left out, with the reason."""
+    found, skipped = [], []
+    for node in graph.nodes:
+        layer = linear_view(graph, node)
+        if layer is None or layer.weight not in encodings or encodings[layer.weight].is_float:
+            continue
+        if len(graph.consumers[layer.weight]) > 1 or node.inputs.count(layer.weight) > 1:
+            skipped.append(f"{node.name}: its weight is shared")
+        else:
+            found.append(layer)
+    return found, skipped
+
+
+def walk(
+    job: Job,
+    encodings: Mapping[str, Encoding],
+    layers: Iterable[Linear],
+    solve: Solve,
+    *,
+    stage: str,
+    limit: int | None = None,
+    both: bool = True,
+) -> dict[str, Array]:
+    """Visit ``layers`` in order and return the constants that ``solve`` changed.
+
+    ``limit`` is the most samples to use; without ``both`` the float path is left out, and its moments are those of the quantized
+    one. Activations on the quantized path have their ``encodings``. Progress is reported as
+    ``stage``.
+    """
+    graph = _stored(job.graph, encodings)
+    stages = _stages(job.reference, list(layers))
+    total = sum(s.layer is not None for s in stages)
+    changed: dict[str, Array] = {}
+    with Store() as coded, Store() if both else nullcontext(coded) as plain:
+        count = _fill(job, plain, coded, encodings, limit)
+        done = 0
+        for index, part in enumerate(stages):
+            if part.layer is not None:
+                fit, held = _observe(part.layer, plain, coded, _columns(part.layer, count), (job.seed, index))
+                new = solve(_visit(job.reference, part.layer, encodings[part.layer.weight], fit, held))
+                changed |= new
+                graph = graph.with_tensors(Tensor.constant(name, value) for name, value in new.items())
+                done += 1
+                job.on_event(Event(stage, done, total, part.layer.node.name))
+            for model, store, grids in ((job.reference, plain, {}), (graph, coded, encodings))[not both :]:
+                _run(model, part, store, grids)
+                for name in part.done:
+                    store.drop(name)
+    return changed
+
+
+def rewrite(job: Job, decided: Mapping[str, Encoding], changed: Mapping[str, Array], skipped: Iterable[str], name: str) -> Job:
+    """The job with new encodings and constants, and a note about the layers that were left out."""
+    notes = [f"{name} leaves out {reason}" for reason in skipped]
+    return job.decide(decided, (Tensor.constant(n, values) for n, values in changed.items()), *notes)
+
+
+def _columns(layer: Linear, entries: int) -> int:
+    """How many columns to take from each entry: enough for moments that fit all weights of a row, and no more."""
+    least = max(_LEAST // layer.groups, _LEAST_PER_GROUP)
+    return -(-max(_PER_WEIGHT * layer.width, least) // entries)
+
+
+def _visit(graph: Graph, layer: Linear, encoding: Encoding, seen: Moments, unseen: Moments | None) -> Visit:
+    weight = graph.constant(layer.weight)
+    assert weight is not None  # a layer's weight is a constant
+    return Visit(layer, encoding, layer.matrix(weight).astype(np.float64), graph.constant(layer.bias), seen, unseen)
+
+
+def _stored(graph: Graph, encodings: Mapping[str, Encoding]) -> Graph:
+    """The graph with all constants as they are stored, but for layers and biases, whose turn is later."""
+    later = {n for node in graph.nodes if linear_view(graph, node) for n in node.inputs[:3]}
+    grids = {n: e for n, e in encodings.items() if n not in later and n in graph.tensors and graph.tensor(n).is_float}
+    constants = ((n, e, graph.tensor(n).data) for n, e in grids.items())
+    return graph.with_tensors(Tensor.constant(n, fake_quantize(data, e)) for n, e, data in constants if data is not None)
+
+
+def _stages(graph: Graph, layers: list[Linear]) -> list[_Stage]:
+    """The nodes in order, cut in front of every layer, with what each part reads from and leaves to others."""
+    by_node = {id(layer.node): layer for layer in layers}
+    parts: list[tuple[Linear | None, list[Node]]] = [(None, [])]
+    for node in graph.nodes:
+        if id(node) in by_node:
+            parts.append((by_node[id(node)], []))
+        parts[-1][1].append(node)
+    last = {name: index for index, (_, nodes) in enumerate(parts) for node in nodes for name in _reads(graph, node)}
+    found = []
+    for index, (layer, nodes) in enumerate(parts):
+        made = {name for node in nodes for name in node.outputs if name}
+        read = dict.fromkeys(name for node in nodes for name in _reads(graph, node) if name not in made)
+        outputs = tuple(n for n in dict.fromkeys(n for node in nodes for n in node.outputs) if last.get(n, -1) > index)
+        done = tuple(n for n in last if last[n] == index and n not in made)
+        found.append(_Stage(layer, tuple(nodes), tuple(read), outputs, done))
+    return found
+
+
+def _reads(graph: Graph, node: Node) -> list[str]:
+    return [name for name in node.inputs if name and not graph.tensor(name).is_constant]
+
+
+def _fill(job: Job, plain: Store, coded: Store, encodings: Mapping[str, Encoding], limit: int | None) -> int:
+    """Put the samples in both stores, quantized where the input is; returns the number of entries."""
+    count = 0
+    for feeds in _merged(islice(job.data, limit), _merge_size(job)):
+        for name, values in feeds.items():
+            encoding = encodings.get(name)
+            if plain is not coded:
+                plain.append(name, values)
+            coded.append(name, values if encoding is None else fake_quantize(values, encoding))
+        count += 1
+    if not count:
+        raise DataError("the data set is empty", hint="at least one sample is needed")
+    return count
+
+
+def _merge_size(job: Job) -> int:
+    """How many samples may run at once: several where the first dimension of all inputs and outputs is one open batch.
+
+    So many entries stay that some can be held out.
+    """
+    graph, samples = job.reference, job.data
+    shapes = [graph.tensor(n).shape or (None,) for n in (*graph.inputs, *graph.outputs)]
+    symbols = {shape[0] if shape else None for shape in shapes}
+    (symbol,) = symbols if len(symbols) == 1 else (None,)
+    if not isinstance(symbol, str) or any(symbol in shape[1:] for shape in shapes):
+        return 1
+    return max(1, min(_MERGED, len(samples) // HOLDOUT if isinstance(samples, Sized) else 1))
+
+
+def _merged(samples: Iterable[Mapping[str, Array]], size: int) -> Iterator[Mapping[str, Array]]:
+    """Groups of ``size`` samples as one; where their other dimensions differ they stay apart."""
+    waiting: list[Mapping[str, Array]] = []
+    for feeds in samples:
+        if waiting and (len(waiting) == size or any(v.shape[1:] != waiting[0][n].shape[1:] for n, v in feeds.items())):
+            yield _stacked(waiting)
+            waiting = []
+        waiting.append(feeds)
+    if waiting:
+        yield _stacked(waiting)
+
+
+def _stacked(samples: list[Mapping[str, Array]]) -> Mapping[str, Array]:
+    return samples[0] if len(samples) == 1 else {n: np.concatenate([feeds[n] for feeds in samples]) for n in samples[0]}
+
+
+def _observe(layer: Linear, plain: Store, coded: Store, limit: int, seed: tuple[int, int]) -> tuple[Moments, Moments | None]:
+    """The moments of a layer's input, of the samples to fit and of those held out."""
+    fit, held = Gatherer(), Gatherer()
+    for index, (x, quantized) in enumerate(zip(plain.read(layer.x), coded.read(layer.x), strict=True)):
+        columns = layer.columns(x, Picks(limit, (*seed, index)))
+        others = columns if x is quantized else layer.columns(quantized, Picks(limit, (*seed, index)))
+        (held if index % HOLDOUT == HOLDOUT - 1 else fit).add(columns, others)
+    found = fit.moments()
+    assert found is not None  # the stores are not empty
+    return found, held.moments()
+
+
+def _run(graph: Graph, part: _Stage, store: Store, encodings: Mapping[str, Encoding]) -> None:
+    """Compute the outputs of a stage for all samples."""
+    if not part.outputs:
+        return
+    piece = subgraph(graph, part.inputs, part.outputs)
+    inner = {n: e for n, e in encodings.items() if n in piece.tensors and n not in part.inputs and not piece.tensors[n].is_constant}
+    lowered = insert_qdq(piece, inner) if inner else piece
+    with OrtModel(lowered, part.outputs, fuse_qdq=False) as model:
+        for values in _rows(store, part.inputs):
+            for name, array in model.run(values).items():
+                store.append(name, array)
+
+
+def _rows(store: Store, names: tuple[str, ...]) -> Iterator[dict[str, Array]]:
+    """The tensors of one sample after the other."""
+    for arrays in zip(*(store.read(name) for name in names), strict=True):
+        yield dict(zip(names, arrays, strict=True))
