@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from npukit.plugins import hookimpl
 
 if TYPE_CHECKING:
+    import argparse
+
     from npukit.quantization import Optimizer
 
 
 @hookimpl
 def register_optimizers() -> list[Optimizer]:
-    return []
+    from npukit_aimet.bridge.optimizers import AimetAdaround, AimetCle, AimetSeqMse
+
+    return [AimetAdaround(), AimetSeqMse(), AimetCle()]
+
+
+@hookimpl
+def register_commands(subparsers: argparse._SubParsersAction[Any]) -> None:
+    from npukit_aimet.bridge.command import add_commands
+
+    add_commands(subparsers)
