@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
-import importlib.util
 import json
 import logging
 import os
@@ -75,10 +74,21 @@ def version_of(aimet: Any) -> str:
 
 def abilities(aimet: Any) -> Iterator[str]:
     """The tasks for which this release of AIMET has the functions."""
-    functions = {"adaround": "apply_adaround", "seq-mse": "apply_seq_mse"}
-    yield from (task for task, name in functions.items() if hasattr(aimet, name))
-    if importlib.util.find_spec("aimet_onnx.cross_layer_equalization"):
-        yield "cle"
+    cle = "aimet_onnx.cross_layer_equalization"
+    wanted = {
+        "adaround": (aimet, "apply_adaround"),
+        "seq-mse": (aimet, "apply_seq_mse"),
+        "cle": (optional(cle), "CrossLayerScaling"),
+    }
+    yield from (task for task, (module, name) in wanted.items() if hasattr(module, name))
+
+
+def optional(name: str) -> Any:
+    """A module, or None when there is no such one."""
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        return None
 
 
 def read_json(path: str) -> Any:
@@ -205,7 +215,7 @@ class Steps(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         text = record.getMessage()
-        words = set(text.replace("'", " ").replace(",", " ").replace("[", " ").replace("]", " ").split())
+        words = set(text.partition(": ")[2].split(", "))  # "Started ... of module: NAME", "Computed ... for ops: NAME, NAME"
         named = [node for node in self._nodes if node in words]
         if named:
             before = len(self._seen)
