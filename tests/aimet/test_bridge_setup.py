@@ -212,7 +212,7 @@ def test_the_public_package_is_installed(
     assert pip[0][:3] == ["-m", "pip", "install"]
     assert pip[0][-1] == "aimet-onnx>=1.33.0"
     assert pip[1:] == ["mine.txt", None]
-    assert probe[0][-1] == "--probe"
+    assert probe[0][-2:] == ["--probe", "--tied"]
 
 
 @pytest.mark.parametrize("flag", ["--aimet_sdk_tar", "--aimet-sdk-tar"])
@@ -300,7 +300,7 @@ def test_an_environment_that_works_is_kept(base: Base, tmp_path: Path, capsys: p
     assert main(words) == 0
     first = len(calls(tmp_path))
     assert main(words) == 0
-    assert [call[-1] for call in calls(tmp_path)[first:]] == ["--probe"]
+    assert [call[1] for call in calls(tmp_path)[first:]] == ["--probe"]
     assert "is there already" in capsys.readouterr().err
     shutil.copy(base(pip="sys.exit(1)"), tmp_path / "env/bin/python")
     path = release(tmp_path, (WHEEL, b""))
@@ -318,7 +318,7 @@ def test_an_environment_without_aimet_gets_it(base: Base, tmp_path: Path) -> Non
     shutil.copy(stand_in, tmp_path / "env/bin/python")
     made = make_environment(tmp_path / "env", None)
     assert (made.version, made.existed) == ("2.0.0", False)
-    assert [call[1] if call[0] == "-m" else call[-1] for call in calls(tmp_path)] == ["--probe", "pip", "--probe"]
+    assert [call[1] for call in calls(tmp_path)] == ["--probe", "pip", "--probe"]
 
 
 def test_a_real_environment_from_a_release(tmp_path: Path) -> None:

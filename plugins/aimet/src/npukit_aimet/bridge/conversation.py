@@ -53,7 +53,7 @@ def converse(
     script = folder / "worker.py"
     script.write_bytes(importlib.resources.files(__package__).joinpath("worker.py").read_bytes())
     environ = clean(os.environ, TMPDIR=str(folder))
-    with Child([str(python), str(script), *arguments], folder, environ, log=folder / "worker.log") as child:
+    with Child([str(python), str(script), *arguments, "--tied"], folder, environ, log=folder / "worker.log", tied=True) as child:
         return _listen(child, python, limits, on_step)
 
 

@@ -46,4 +46,4 @@ def minimum() -> str:
 def clean(environ: Mapping[str, str], **more: str) -> dict[str, str]:
     """The variables for another Python: without those that would lead it to the modules of this one."""
     kept = {name: value for name, value in environ.items() if name not in ("PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP")}
-    return {**kept, "PYTHONNOUSERSITE": "1", "PYTHONHASHSEED": "0", **more}
+    return {**kept, "PYTHONNOUSERSITE": "1", "PYTHONHASHSEED": "0", "PYTHONUNBUFFERED": "1", **more}

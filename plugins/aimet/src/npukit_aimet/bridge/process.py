@@ -28,11 +28,19 @@ class ExpiredError(Exception):
 class Child:
     """A process in a group of its own; leaving the context ends the whole group.
 
-    Standard error goes to the file ``log``; with ``merged`` standard output does too, besides being read line by line.
+    Standard error goes to the file ``log``; with ``merged`` standard output does too, besides being read line by line. The standard
+    input of a ``tied`` process ends when this one does, however that may be.
     """
 
     def __init__(
-        self, command: Sequence[str], folder: Path, environ: Mapping[str, str], *, log: Path, merged: bool = False
+        self,
+        command: Sequence[str],
+        folder: Path,
+        environ: Mapping[str, str],
+        *,
+        log: Path,
+        merged: bool = False,
+        tied: bool = False,
     ) -> None:
         self._log = log
         self._lines: queue.Queue[str | None] = queue.Queue()
@@ -42,7 +50,7 @@ class Child:
                     command,
                     cwd=folder,
                     env=dict(environ),
-                    stdin=subprocess.DEVNULL,
+                    stdin=subprocess.PIPE if tied else subprocess.DEVNULL,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.STDOUT if merged else file,
                     start_new_session=True,
@@ -64,6 +72,8 @@ class Child:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(_GRACE)
         self._reader.join(_GRACE)
+        if self._process.stdin is not None:
+            self._process.stdin.close()
         if self._process.stdout is not None and not self._reader.is_alive():
             self._process.stdout.close()
 

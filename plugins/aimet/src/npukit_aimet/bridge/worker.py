@@ -1,4 +1,5 @@
 """What runs inside an AIMET environment: ``python worker.py job.json`` does one job, ``python worker.py --probe`` only reports.
+With ``--tied`` it ends when its standard input does, which is when whoever started it is gone.
 
 It imports the standard library, numpy, onnx and, as late as possible, aimet_onnx with its torch; nothing of npukit. Its standard
 output carries one JSON object a line and nothing else; whatever AIMET prints goes to standard error.
@@ -16,6 +17,7 @@ import logging
 import os
 import random
 import sys
+import threading
 import traceback
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
@@ -33,6 +35,8 @@ class RefusalError(Exception):
 
 def main(arguments: list[str]) -> int:
     channel = private_stdout()
+    if "--tied" in arguments:
+        threading.Thread(target=end_with_stdin, daemon=True).start()
 
     def say(kind: str, **values: Any) -> None:
         channel.write(json.dumps({"kind": kind, **values}) + "\n")
@@ -41,7 +45,7 @@ def main(arguments: list[str]) -> int:
     try:
         aimet = import_aimet()
         say("ready", version=version_of(aimet), can=sorted(abilities(aimet)))
-        if arguments != ["--probe"]:
+        if arguments[0] != "--probe":
             work(aimet, read_json(arguments[0]), say)
         say("done")
     except Exception as error:
@@ -56,6 +60,11 @@ def private_stdout() -> Any:
     channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     return channel
+
+
+def end_with_stdin() -> None:
+    os.read(0, 1)
+    os._exit(1)
 
 
 def import_aimet() -> Any:
