@@ -33,4 +33,6 @@ if _npukit_aimet_is_sourced; then
     return "$?"
 fi
 echo "aimet_env_setup.sh: source it in bash or zsh, it sets a variable of your shell: source aimet_env_setup.sh --env_path DIR" >&2
+# In another shell that sources it, return ends this file only; where it is executed there is nothing to return from.
+return 2 2>/dev/null
 exit 2
