@@ -53,38 +53,59 @@ def converse(
     script = folder / "worker.py"
     script.write_bytes(importlib.resources.files(__package__).joinpath("worker.py").read_bytes())
     environ = clean(os.environ, TMPDIR=str(folder))
-    with Child([str(python), str(script), *arguments, "--tied"], folder, environ, log=folder / "worker.log", tied=True) as child:
-        return _listen(child, python, limits, on_step)
+    command = [str(python), str(script), *arguments, "--tied"]
+    with Child(command, folder, environ, log=folder / "worker.log", tied=True) as child:
+        return _Conversation(child, python, limits, on_step).ready_after_work()
 
 
-def _listen(child: Child, python: Path, limits: Limits, on_step: Callable[[Step], None]) -> Ready:
-    begin = time.monotonic()
-    deadline = begin + limits.start
+@attrs.define
+class _Conversation:
+    """What has been heard so far."""
+
+    child: Child
+    python: Path
+    limits: Limits
+    on_step: Callable[[Step], None]
     ready: Ready | None = None
-    stray = ""
-    try:
-        while (line := child.line(deadline)) is not None:
-            message = _message(line)
-            if message is None:
-                stray = line or stray
-            elif message["kind"] == "ready":
-                ready = _ready(message, python)
-                deadline = begin + max(limits.total, limits.start)
-            elif message["kind"] == "progress":
-                on_step(_step(message))
-            elif message["kind"] == "error":
-                raise _failure(message, ready, python)
-            elif message["kind"] == "done" and ready is not None:
-                return ready
-        code = child.exit_code(deadline)
-    except ExpiredError:
-        raise _late(child, ready, python, limits) from None
-    except (KeyError, TypeError, ValueError):
-        raise PluginError(f"{python} answered nonsense: {printable(line or '')[:200]}", hint=SETUP_HINT) from None
-    if ready is None:
-        said = printable(stray)[:200] or child.tail() or "nothing"
-        raise PluginError(f"{python} is no AIMET environment: it {ending(code)} and said: {said}", hint=SETUP_HINT)
-    raise PluginError(f"AIMET {ready.version} {ending(code)}; the end of its log: {child.tail() or 'empty'}")
+    stray: str = ""
+    begin: float = attrs.field(factory=time.monotonic)
+
+    @property
+    def deadline(self) -> float:
+        patience = self.limits.start if self.ready is None else max(self.limits.total, self.limits.start)
+        return self.begin + patience
+
+    def ready_after_work(self) -> Ready:
+        """Listen until the work is done; raise PluginError when it will not be."""
+        try:
+            while (line := self.child.line(self.deadline)) is not None:
+                if self._take(line) and self.ready is not None:
+                    return self.ready
+            code = self.child.exit_code(self.deadline)
+        except ExpiredError:
+            raise _late(self.child, self.ready, self.python, self.limits) from None
+        if self.ready is None:
+            said = printable(self.stray)[:200] or self.child.tail() or "nothing"
+            raise PluginError(f"{self.python} is no AIMET environment: it {ending(code)} and said: {said}", hint=SETUP_HINT)
+        raise PluginError(f"AIMET {self.ready.version} {ending(code)}; the end of its log: {self.child.tail() or 'empty'}")
+
+    def _take(self, line: str) -> bool:
+        """Take in a line; whether it says that the work is done."""
+        message = _message(line)
+        if message is None:
+            self.stray = line or self.stray
+            return False
+        try:
+            step = _step(message) if message["kind"] == "progress" else None
+            if message["kind"] == "ready":
+                self.ready = _ready(message, self.python)
+            if message["kind"] == "error":
+                raise _failure(message, self.ready, self.python)
+        except (KeyError, TypeError, ValueError):
+            raise PluginError(f"{self.python} answered nonsense: {printable(line)[:200]}", hint=SETUP_HINT) from None
+        if step is not None:
+            self.on_step(step)
+        return bool(message["kind"] == "done")
 
 
 def _message(line: str) -> dict[str, Any] | None:
