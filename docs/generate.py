@@ -7,7 +7,7 @@ import importlib
 import inspect
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,8 @@ def cli() -> str:
     parts = [NOTE + "# Command line\n", f"```text\n{_EPILOG}```\n"]
     parts.append(table(["Command", "What"], [(f"[`{n}`](#npukit-{n})", m.SUMMARY) for n, m in COMMANDS.items()]))
     common: argparse._ArgumentGroup | None = None
-    for name, parser in commands.items():
+    leaves = [leaf for word, top in commands.items() for leaf in _leaves(word, top)]
+    for name, parser in leaves:
         groups = [g for g in parser._action_groups if g._group_actions]
         parts.append(f"## npukit {name}\n\n{markdown(parser.description)}\n")
         parts.append(_flags(a for g in groups if g.title != "common" for a in g._group_actions))
@@ -63,6 +64,16 @@ def cli() -> str:
     assert common is not None
     parts.append("## Flags of every command\n\n" + _flags(common._group_actions))
     return "\n".join(part for part in parts if part)
+
+
+def _leaves(name: str, parser: argparse.ArgumentParser) -> Iterator[tuple[str, argparse.ArgumentParser]]:
+    """A command, or in its place the commands below it."""
+    below = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
+    if not below:
+        yield name, parser
+    for action in below:
+        for word, sub in action.choices.items():
+            yield from _leaves(f"{name} {word}", sub)
 
 
 def _flags(actions: Iterable[argparse.Action]) -> str:

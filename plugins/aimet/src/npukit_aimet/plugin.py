@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from npukit.plugins import hookimpl
 
 if TYPE_CHECKING:
+    import argparse
+
     from npukit.quantization import Optimizer
 
 
@@ -14,7 +16,16 @@ if TYPE_CHECKING:
 def register_optimizers() -> list[Optimizer]:
     from npukit_aimet.adaround import AdaRound
     from npukit_aimet.bias_correction import BiasCorrection
+    from npukit_aimet.bridge.optimizers import AimetAdaround, AimetCle, AimetSeqMse
     from npukit_aimet.cle import CrossLayerEqualization
     from npukit_aimet.seq_mse import SequentialMse
 
-    return [CrossLayerEqualization(), SequentialMse(), AdaRound(), BiasCorrection()]
+    own = [CrossLayerEqualization(), SequentialMse(), AdaRound(), BiasCorrection()]
+    return [*own, AimetAdaround(), AimetSeqMse(), AimetCle()]
+
+
+@hookimpl
+def register_commands(subparsers: argparse._SubParsersAction[Any]) -> None:
+    from npukit_aimet.bridge.command import add_commands
+
+    add_commands(subparsers)
