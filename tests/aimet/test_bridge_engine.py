@@ -34,7 +34,8 @@ from npukit.quantization import Options, Quantized, quantize
 from npukit_aimet.bridge import process
 from npukit_aimet.bridge.environment import parse_version, too_old
 from npukit_aimet.bridge.layers import choose_layers
-from npukit_aimet.bridge.optimizers import AimetAdaround, AimetCle, AimetSeqMse, _with_room
+from npukit_aimet.bridge.optimizers import AimetAdaround, AimetCle, AimetSeqMse
+from npukit_aimet.decided import _with_room
 
 RECORDING = Path(__file__).with_name("test_bridge_recording.json")
 REAL = os.environ.get("AIMET_ENV_PYTHON", "")

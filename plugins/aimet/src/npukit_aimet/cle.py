@@ -10,6 +10,7 @@ import numpy as np
 from npukit.encoding import Array
 from npukit.graph import Graph, Node, Tensor
 from npukit.quantization import Job, Optimizer
+from npukit_aimet.decided import refuse_decided
 
 _PASSES = 20
 _LARGEST = 1e4  # of a factor: beyond, a channel is as good as unused
@@ -37,9 +38,8 @@ class CrossLayerEqualization(Optimizer):
             if graph is before:
                 break
         changed = [t for n, t in graph.tensors.items() if t is not job.graph.tensors[n]]
-        note = f"cle equalized {len(pairs)} pairs of layers"
-        decided = job.decide({}, changed, note)
-        return attrs.evolve(decided, reference=job.reference.with_tensors(changed))
+        refuse_decided(job, [n for pair in pairs for n in (pair.first, pair.second)], {t.name for t in changed})
+        return job.rewrite(changed, f"cle equalized {len(pairs)} pairs of layers")
 
 
 @attrs.frozen(eq=False)

@@ -33,7 +33,7 @@ class Linear:
     @property
     def width(self) -> int:
         """K, the number of weights in a row."""
-        return self.matrix(np.empty(self.shape, np.bool_)).shape[2]
+        return int(self.matrix(np.empty(self.shape, np.bool_)).shape[2])
 
     def matrix(self, values: Array) -> Array:
         """Values of the weight's shape as (G, R, K)."""

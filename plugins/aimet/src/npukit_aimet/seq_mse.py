@@ -9,6 +9,7 @@ import numpy as np
 
 from npukit.encoding import Array, Encoding
 from npukit.quantization import Job, Optimizer
+from npukit_aimet.decided import with_room_for_biases
 from npukit_aimet.walk import Visit, layers_of, rewrite, walk
 
 
@@ -38,7 +39,7 @@ class SequentialMse(Optimizer):
             return {visit.layer.weight: visit.layer.restore(rounded).astype(np.float32)}
 
         walk(job, encodings, layers, solve, stage=self.name, limit=self.batches, both=False)
-        return rewrite(job, found, {}, skipped, self.name)
+        return rewrite(job, with_room_for_biases(job, encodings, found), {}, skipped, self.name)
 
     def _best(self, visit: Visit) -> tuple[Array, Array]:
         """The factor of every row (G, R), and the weights rounded with it."""

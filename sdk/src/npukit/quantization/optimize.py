@@ -11,7 +11,7 @@ from typing import Any
 import attrs
 import yaml
 
-from npukit.backend import OpCost, Plan, Problem
+from npukit.backend import OpCost, Plan, Precision, Problem
 from npukit.encoding import Encoding
 from npukit.errors import DataError, UsageError, did_you_mean
 from npukit.events import OnEvent, ignore
@@ -27,13 +27,15 @@ ENGINE = "npukit"
 class Judge:
     """What a job knows of its backend: functions of a graph and of decisions about its tensors.
 
-    ``plan(graph, given)`` is what the op constraints ask for; ``complete(graph, reference, given)`` finishes the encodings as
-    the pipeline would, calibrating the ranges that are missing in the float model ``reference``; ``problems(graph, encodings)`` lists what the constraints say against them;
+    ``precision`` has the types of tensors that nobody decided on. ``plan(graph, given)`` is what the op constraints ask for;
+    ``complete(graph, reference, given, precision)`` finishes the encodings as the pipeline would, calibrating the ranges that are
+    missing in the float model ``reference``; ``problems(graph, encodings)`` lists what the constraints say against them;
     ``cost(graph, encodings)`` is the backend's estimate per node.
     """
 
+    precision: Precision
     plan: Callable[[Graph, Mapping[str, Encoding]], Plan]
-    complete: Callable[[Graph, Graph, Mapping[str, Encoding]], dict[str, Encoding]]
+    complete: Callable[[Graph, Graph, Mapping[str, Encoding], Precision], dict[str, Encoding]]
     problems: Callable[[Graph, Mapping[str, Encoding]], tuple[Problem, ...]]
     cost: Callable[[Graph, Mapping[str, Encoding]], tuple[OpCost, ...]]
 
@@ -63,14 +65,21 @@ class Job:
             raise DataError("this optimizer needs calibration data, but none is given", hint="--data FOLDER or data=")
         return self.samples
 
-    def encodings(self) -> dict[str, Encoding]:
-        """The encodings of all tensors as they would be if this job were the last word."""
-        return self.judge.complete(self.graph, self.reference, self.given)
+    def encodings(self, given: Mapping[str, Encoding] | None = None, precision: Precision | None = None) -> dict[str, Encoding]:
+        """The encodings of all tensors as they would be if this job were the last word; or with other decisions or types."""
+        decided = self.given if given is None else given
+        return self.judge.complete(self.graph, self.reference, decided, precision or self.judge.precision)
 
     def decide(self, encodings: Mapping[str, Encoding], constants: Iterable[Tensor] = (), *notes: str) -> Job:
         """This job with more decisions, and with other values of some constants."""
         graph = self.graph.with_tensors(constants) if (constants := tuple(constants)) else self.graph
         return attrs.evolve(self, graph=graph, given={**self.given, **encodings}, notes=(*self.notes, *notes))
+
+    def rewrite(self, constants: Iterable[Tensor], *notes: str) -> Job:
+        """This job with other constants that leave what the model computes as it is: in the float model too."""
+        changed = tuple(constants)
+        graph, reference = self.graph.with_tensors(changed), self.reference.with_tensors(changed)
+        return attrs.evolve(self, graph=graph, reference=reference, notes=(*self.notes, *notes))
 
 
 class Optimizer(abc.ABC):

@@ -392,19 +392,24 @@ class _Calibration:
         return {n: self._known[n, dtype] for n, dtype in wanted.items()}
 
 
-def _optimized(
-    task: _Task, optimizers: Sequence[Optimizer], calibration: _Calibration, on_event: OnEvent
-) -> tuple[_Task, Graph]:
+def _optimized(task: _Task, optimizers: Sequence[Optimizer], calibration: _Calibration, on_event: OnEvent) -> tuple[_Task, Graph]:
     """The task after all optimizers, and the float model that it stands for then."""
 
     def of(graph: Graph, given: Mapping[str, Encoding], notes: list[str] | None = None) -> _Task:
         return _Task.of(graph, task.backend, task.rules, task.options, given, [] if notes is None else notes)
 
-    def complete(graph: Graph, reference: Graph, given: Mapping[str, Encoding]) -> dict[str, Encoding]:
-        made = of(graph, given)
+    def complete(graph: Graph, reference: Graph, given: Mapping[str, Encoding], precision: Precision) -> dict[str, Encoding]:
+        options = attrs.evolve(
+            task.options,
+            activations=precision.activations,
+            weights=precision.weights,
+            per_channel=precision.per_channel,
+        )
+        made = _Task.of(graph, task.backend, task.rules, options, given, [])
         return made.encodings(calibration.ranges(made, reference))
 
     judge = Judge(
+        precision=task.precision,
         plan=lambda graph, given: of(graph, given).plan,
         complete=complete,
         problems=lambda graph, encodings: of(graph, encodings).problems(encodings),

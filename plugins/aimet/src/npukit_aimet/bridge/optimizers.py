@@ -13,12 +13,13 @@ import numpy as np
 from npukit.encoding import Array, Encoding, fake_quantize, spread
 from npukit.errors import PluginError, UsageError
 from npukit.events import Event
-from npukit.graph import Graph, Node, Tensor
+from npukit.graph import Graph, Tensor
 from npukit.quantization import Job, Optimizer
 from npukit_aimet.bridge.conversation import Limits, Ready, Step, converse
 from npukit_aimet.bridge.environment import interpreter
 from npukit_aimet.bridge.exchange import JOB, Answer, Request, read_answer, write_request
 from npukit_aimet.bridge.layers import Layers, choose_layers
+from npukit_aimet.decided import refuse_decided, with_room_for_biases
 
 _CLOSE = 1e-6
 
@@ -104,7 +105,7 @@ class AimetSeqMse(_Bridge):
             return job.decide({}, (), *_notes(self.name, layers))
         ready, answer = self._ask(python, _request(self.name, job, layers, candidates=self.candidates), job)
         grids = {name: _regridded(layers.grids[name], answer.encodings[name]) for name in layers.weights}
-        grids = _with_room_for_biases(job, encodings, grids)
+        grids = with_room_for_biases(job, encodings, grids)
         return job.decide(grids, (), *_notes(self.name, layers, ready))
 
 
@@ -124,10 +125,10 @@ class AimetCle(_Bridge):
             return job.decide({}, (), "cle (AIMET): no convolution to equalize")
         ready, answer = self._ask(python, request, job)
         changed = {name: new for name, new in answer.constants.items() if not np.array_equal(new, _data(job.graph, name))}
-        _refuse_decided(job, nodes, changed)
+        refuse_decided(job, nodes, changed)
         count = sum(node.input(1) in changed for node in nodes)
         note = f"cle (AIMET {ready.version}): {count} of {len(nodes)} convolutions equalized"
-        return job.decide({}, [Tensor.constant(name, data) for name, data in changed.items()], note)
+        return job.rewrite([Tensor.constant(name, data) for name, data in changed.items()], note)
 
 
 def _request(task: str, job: Job, layers: Layers, **settings: Any) -> Request:
@@ -168,26 +169,6 @@ def _regridded(old: Encoding, new: Encoding) -> Encoding:
     return attrs.evolve(old, scale=new.steps, zero_point=new.zeros - new.qmin + old.qmin, origin="optimizer:seq-mse")
 
 
-def _with_room_for_biases(job: Job, encodings: Mapping[str, Encoding], grids: Mapping[str, Encoding]) -> dict[str, Encoding]:
-    """``grids`` with the scales they had where smaller ones would push a bias out of half the int32 range."""
-    found = dict(grids)
-    for bias, (x, weight) in job.judge.plan(job.graph, job.given).derived.items():
-        values = job.graph.tensor(bias).data
-        if weight not in found or values is None or x not in encodings or encodings[x].is_float:
-            continue
-        found[weight] = _with_room(found[weight], encodings[weight].steps, values, float(encodings[x].steps))
-    return found
-
-
-def _with_room(grid: Encoding, before: Array, bias: Array, input_scale: float) -> Encoding:
-    largest = np.abs(bias.astype(np.float64)).reshape(-1)
-    largest = largest if grid.axis is not None else largest.max(initial=0)
-    if np.shape(largest) != grid.steps.shape:
-        return grid
-    fits = largest <= grid.steps.astype(np.float64) * input_scale * 2.0**30
-    return attrs.evolve(grid, scale=np.where(fits, grid.steps, np.maximum(before, grid.steps)))
-
-
 def _is_constant(graph: Graph, name: str) -> bool:
     return graph.constant(name) is not None
 
@@ -196,17 +177,3 @@ def _data(graph: Graph, name: str) -> Array:
     data = graph.tensor(name).data
     assert data is not None  # asked for constants only
     return data
-
-
-def _refuse_decided(job: Job, nodes: list[Node], changed: Mapping[str, Array]) -> None:
-    """Raise UsageError when scaling changes the range of a tensor whose encoding is decided already."""
-    for node in nodes:
-        if node.input(1) not in changed:
-            continue
-        followers = [name for reader in job.graph.consumers.get(node.outputs[0], ()) for name in reader.outputs]
-        touched = [name for name in (*node.inputs[1:], node.outputs[0]) if name in job.given]
-        touched += [n for n in followers if n in job.given and job.graph.producers[n].op in ("Relu", "PRelu")]
-        decided = [name for name in touched if not job.given[name].is_float]
-        if decided:
-            hint = "run cle before the optimizers that decide encodings, and without overrides of these tensors"
-            raise UsageError(f"cle changes the range of '{decided[0]}', whose encoding is decided already", hint=hint)
