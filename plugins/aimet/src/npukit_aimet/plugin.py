@@ -15,12 +15,13 @@ if TYPE_CHECKING:
 @hookimpl
 def register_optimizers() -> list[Optimizer]:
     from npukit_aimet.adaround import AdaRound
+    from npukit_aimet.amp.optimizer import Amp
     from npukit_aimet.bias_correction import BiasCorrection
     from npukit_aimet.bridge.optimizers import AimetAdaround, AimetCle, AimetSeqMse
     from npukit_aimet.cle import CrossLayerEqualization
     from npukit_aimet.seq_mse import SequentialMse
 
-    own = [CrossLayerEqualization(), SequentialMse(), AdaRound(), BiasCorrection()]
+    own = [CrossLayerEqualization(), SequentialMse(), AdaRound(), BiasCorrection(), Amp()]
     return [*own, AimetAdaround(), AimetSeqMse(), AimetCle()]
 
 

@@ -3,16 +3,18 @@
 from npukit.quantization._repair import Change
 from npukit.quantization.calibrate import calibrate
 from npukit.quantization.compare import Comparison, TensorRow, compare, open_session
-from npukit.quantization.data import open_data
+from npukit.quantization.data import Batches, Feeds, open_data
 from npukit.quantization.legalize import Legalized, legalize
 from npukit.quantization.observers import Range
 from npukit.quantization.optimize import Job, Judge, Optimizer
 from npukit.quantization.pipeline import CheckResult, Options, Quantized, Report, check, convert, quantize, read_source
 
 __all__ = [
+    "Batches",
     "Change",
     "CheckResult",
     "Comparison",
+    "Feeds",
     "Job",
     "Judge",
     "Legalized",

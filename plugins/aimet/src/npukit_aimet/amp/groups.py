@@ -150,13 +150,12 @@ def _differs(group: Group, a: Mapping[str, Encoding], b: Mapping[str, Encoding])
 def _problem(job: Job, group: Group, base: Mapping[str, Encoding], changed: Mapping[str, Encoding]) -> Problem | None:
     """The first error that this group's change makes at the nodes around it."""
     around = neighbourhood(job.graph, group)
-    biases = job.judge.plan(around, base).derived
-    mixed = {n: e for n, e in base.items() if n in around.tensors and n not in biases} | {
-        n: changed[n] for n in group.tensors if n in changed
-    }
-    before = {(p.node, p.rule) for p in job.judge.problems(around, base)}
-    problems = job.judge.problems(around, job.encodings(mixed) if biases else mixed)
-    return next((p for p in problems if p.severity == "error" and (p.node, p.rule) not in before), None)
+    biases = job.judge.plan(around, base).derived  # they follow later: what they lack is wrong before and after
+    before = {n: e for n, e in base.items() if n in around.tensors and n not in biases}
+    after = before | {n: changed[n] for n in group.tensors if n in changed}
+    known = {(p.node, p.rule, p.tensor) for p in job.judge.problems(around, before)}
+    problems = job.judge.problems(around, after)
+    return next((p for p in problems if p.severity == "error" and (p.node, p.rule, p.tensor) not in known), None)
 
 
 def neighbourhood(graph: Graph, group: Group) -> Graph:

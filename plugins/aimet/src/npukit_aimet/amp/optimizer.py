@@ -1,0 +1,222 @@
+"""Automatic mixed precision: as few bits as the accuracy allows, group by group."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import attrs
+import numpy as np
+
+from npukit.backend import total
+from npukit.encoding import Encoding
+from npukit.errors import UsageError
+from npukit.events import Event
+from npukit.graph import Graph
+from npukit.quantization import Feeds, Job, Optimizer
+from npukit_aimet.amp.converts import count_converts, fewer_converts
+from npukit_aimet.amp.groups import Candidate, Group, Menu, make_menu, neighbourhood
+from npukit_aimet.amp.results import Result, write_results
+from npukit_aimet.amp.search import SEARCHES, Memory, Point, Sensitivity, measure, walk_down
+from npukit_aimet.amp.simulate import Outputs, Simulator, simulate, sqnr
+
+Evaluator = Callable[[Sequence[Outputs]], float]
+"""The score of a model from its outputs, sample by sample in the order of the data; higher is better."""
+
+
+@attrs.frozen(eq=False)
+class Amp(Optimizer):
+    """Mixed precision in three phases, after AIMET's (https://github.com/quic/aimet, BSD-3-Clause).
+
+    Phase 1 measures what every group costs in accuracy when it alone has a candidate and all else is float. Phase 2 starts with the
+    first of the ``candidates`` everywhere and takes the harmless steps first, until the score has fallen by more than
+    ``allowed_accuracy_drop`` (None: all steps, the complete curve). Phase 3 changes groups back or along where that saves converts.
+    A candidate that the backend refuses for a group is never proposed.
+
+    ``evaluate`` gives the score of phase 2 (None: SQNR against the float model, in dB) on ``samples`` (None: the calibration
+    samples), phase 1 uses SQNR unless ``phase1`` is "evaluator". The drop is measured from the float model's score; from that of
+    the first candidate for SQNR. ``results_dir`` gets accuracy list, Pareto list, overrides and plots, and keeps what was measured:
+    an interrupted run goes on there, unless ``clean_start``. ``workers`` groups are measured at a time (0: one per processor).
+    """
+
+    name = "amp"
+    title = "mixed precision: as few bits as the accuracy allows"
+
+    candidates: tuple[Candidate, ...] = ()
+    allowed_accuracy_drop: float | None = None
+    evaluate: Evaluator | None = None
+    samples: Iterable[Feeds] | None = None
+    search: str = "binary"
+    phase1: str = "sqnr"
+    reduce_converts: bool = True
+    results_dir: Path | None = None
+    clean_start: bool = False
+    workers: int = 0
+    batches: int | None = None
+
+    def __attrs_post_init__(self) -> None:
+        drop = self.allowed_accuracy_drop
+        if drop is not None and not (math.isfinite(drop) and drop >= 0):
+            raise UsageError(f"the allowed accuracy drop is {drop}, it must be 0 or more")
+        if self.search not in SEARCHES:
+            raise UsageError(f"there is no search '{self.search}'", hint=f"one of {', '.join(SEARCHES)}")
+
+    def run(self, job: Job) -> Job:
+        menu = make_menu(job, self.candidates or _default_candidates(job))
+        feeds = list(islice(job.data if self.samples is None else self.samples, self.batches))
+        run = _Run(self, job, menu, feeds)
+        steps = run.steps()
+        lowered, points = walk_down(steps, lambda n: run.point(steps, n), run.target(), self.search)
+        choice = run.choice(steps[:lowered])
+        if self.reduce_converts:
+            choice = fewer_converts(menu, job.graph, choice, run.cost, run.keeps_target)
+        encodings = menu.mixed(choice)
+        result = Result(menu, steps, points, choice, run.cost(choice), count_converts(job.graph, encodings))
+        if self.results_dir is not None:
+            write_results(self.results_dir, result, job.graph, encodings)
+        return job.decide({n: e.with_origin("optimizer:amp") for n, e in encodings.items()}, (), *result.notes())
+
+
+def _default_candidates(job: Job) -> tuple[Candidate, ...]:
+    precision = job.judge.precision
+    sign = "" if precision.activations.startswith("int") else "u"
+    return Candidate(f"{sign}int16", precision.weights), Candidate(f"{sign}int8", precision.weights)
+
+
+class _Run:
+    """The measurements of one run."""
+
+    def __init__(self, settings: Amp, job: Job, menu: Menu, feeds: Sequence[Feeds]) -> None:
+        self._settings, self._job, self._menu, self._feeds = settings, job, menu, feeds
+        path = None
+        if settings.results_dir is not None:
+            settings.results_dir.mkdir(parents=True, exist_ok=True)
+            path = settings.results_dir / "measured.jsonl"
+            if settings.clean_start:
+                path.unlink(missing_ok=True)
+        self._memory = Memory(path, _key(job, menu, feeds))
+        self._reference: Sequence[Outputs] = []
+        base = menu.encodings[menu.candidates[0]]
+        self._timed = total(job.judge.cost(job.graph, base)).us is not None
+        self._full_cost = self._work(job.graph, base)
+        self._scores: dict[tuple[Candidate, ...], float] = {}
+
+    def steps(self) -> list[Sensitivity]:
+        """Phase 1: every group and candidate, the harmless first, of equals the one that saves most."""
+        menu = self._menu
+        with Simulator(self._job.graph, self._feeds, [g.tensors for g in menu.groups]) as simulator:
+            self._reference = simulator.reference
+
+            def score(encodings: Mapping[str, Encoding]) -> float:
+                return self._score(list(simulator.outputs(encodings)), self._settings.phase1 == "evaluator")
+
+            one_by_one = self._settings.phase1 == "evaluator"  # a user's function need not be safe in threads
+            workers = 1 if one_by_one else self._settings.workers
+            scores = measure(menu, score, self._memory, self._job.on_event, workers=workers)
+        by_name = {g.name: g for g in menu.groups}
+        found = [Sensitivity(g, c, s, self._saving(by_name[g], c)) for (g, c), s in scores.items()]
+        useful = (s for s in found if _worth(s.saving, s.candidate) > _worth(0.0, menu.candidates[0]))
+        return sorted(useful, key=lambda s: (-s.score, -s.saving, s.group))
+
+    def choice(self, steps: Sequence[Sensitivity]) -> dict[str, Candidate]:
+        """The candidate of every group after some steps; a later step of a group counts only when it saves more."""
+        first = self._menu.candidates[0]
+        found = dict.fromkeys((g.name for g in self._menu.groups), first)
+        worth = dict.fromkeys(found, _worth(0.0, first))
+        for step in steps:
+            if _worth(step.saving, step.candidate) > worth[step.group]:
+                found[step.group], worth[step.group] = step.candidate, _worth(step.saving, step.candidate)
+        return found
+
+    def point(self, steps: Sequence[Sensitivity], count: int) -> Point:
+        """Phase 2: the network after ``count`` steps."""
+        choice = self.choice(steps[:count])
+        last = steps[count - 1] if count else None
+        score = self._score_of(choice)
+        self._job.on_event(Event("amp: walk", count, len(steps), last.group if last else ""))
+        return Point(count, self.cost(choice), score, last.group if last else "", last.candidate if last else None)
+
+    def target(self) -> float | None:
+        """The lowest score allowed."""
+        drop, evaluate = self._settings.allowed_accuracy_drop, self._settings.evaluate
+        if drop is None:
+            return None
+        if evaluate is not None:
+            return self._score(self._reference, True) - drop
+        return self._score_of(self.choice([])) - drop
+
+    def keeps_target(self, choice: Mapping[str, Candidate], before: Mapping[str, Candidate]) -> bool:
+        """Whether a choice is good enough: above the target, or without one not worse than the choice before it."""
+        target = self.target()
+        return self._score_of(choice) >= (self._score_of(before) if target is None else target)
+
+    def cost(self, choice: Mapping[str, Candidate]) -> float:
+        """The backend's estimate, as a share of the first candidate everywhere."""
+        return self._work(self._job.graph, self._menu.mixed(choice)) / self._full_cost if self._full_cost else 1.0
+
+    def _saving(self, group: Group, candidate: Candidate) -> float:
+        """What a group with a candidate saves of the full cost; only the nodes around it change theirs."""
+        around = neighbourhood(self._job.graph, group)
+        base = self._menu.encodings[self._menu.candidates[0]]
+        changed = self._menu.encodings[candidate]
+        after = {**base, **{n: changed[n] for n in group.tensors if n in changed}}
+        return (self._work(around, base) - self._work(around, after)) / self._full_cost if self._full_cost else 0.0
+
+    def _work(self, graph: Graph, encodings: Mapping[str, Encoding]) -> float:
+        """Microseconds, or bit operations where the backend has no times for the whole model."""
+        cost = total(self._job.judge.cost(graph, {**self._job.given, **encodings}))
+        return float(cost.us or 0.0) if self._timed else float(cost.bit_ops)
+
+    def _score_of(self, choice: Mapping[str, Candidate]) -> float:
+        key = tuple(choice[g.name] for g in self._menu.groups)
+        if key not in self._scores:
+            what = " ".join(map(str, key))
+            known = self._memory.get(what)
+            if known is None:
+                found = list(simulate(self._job.graph, self._feeds, {**self._job.given, **self._menu.mixed(choice)}))
+                known = self._memory.put(what, self._score(found, self._settings.evaluate is not None))
+            self._scores[key] = known
+        return self._scores[key]
+
+    def _score(self, outputs: Sequence[Outputs], evaluated: bool) -> float:
+        if not evaluated or self._settings.evaluate is None:
+            return sqnr(self._reference, outputs)
+        return checked_score(self._settings.evaluate(outputs))
+
+
+def _worth(saving: float, candidate: Candidate) -> tuple[float, int]:
+    """What a step is good for: cost first, then plain memory."""
+    return round(saving, 12), -candidate.bits
+
+
+def checked_score(value: Any) -> float:
+    """What an evaluator returned, as a float. Raises UsageError for anything else, NaN and infinity included."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise UsageError(f"the evaluator returned {type(value).__name__}, not a number") from None
+    if not math.isfinite(number):
+        raise UsageError(f"the evaluator returned {number}, not a finite number")
+    return number
+
+
+def _key(job: Job, menu: Menu, feeds: Sequence[Feeds]) -> str:
+    """What measurements hold for: the model, the data, the encodings of all candidates."""
+    digest = hashlib.sha256()
+    for tensor in job.graph.tensors.values():
+        if tensor.data is not None:
+            digest.update(np.ascontiguousarray(tensor.data).tobytes())
+    digest.update(repr([(n.op, n.inputs, n.outputs, sorted(n.attributes)) for n in job.graph.nodes]).encode())
+    for sample in feeds:
+        for name in sorted(sample):
+            digest.update(np.ascontiguousarray(sample[name]).tobytes())
+    for candidate, encodings in menu.encodings.items():
+        digest.update(str(candidate).encode())
+        for name, encoding in sorted(encodings.items()):
+            scale = b"" if encoding.scale is None else encoding.scale.tobytes() + encoding.zeros.tobytes()
+            digest.update(name.encode() + encoding.dtype.encode() + scale)
+    return digest.hexdigest()
