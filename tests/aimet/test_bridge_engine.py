@@ -655,18 +655,18 @@ def test_the_worker_does_not_outlive_a_killed_npukit(stub: Callable[[str | None]
 def test_settings_of_a_configuration() -> None:
     """The section of the optimizer sets its fields; wrong ones are refused with their path."""
     section = {"aimet_quantizer": {"adaround": {"num_batches": 4, "iterations": 100, "timeout": 60.5}}}
-    assert AimetAdaround().configure(section) == AimetAdaround(num_batches=4, iterations=100, timeout=60.5)
-    assert AimetSeqMse().configure(section) == AimetSeqMse()
+    assert AimetAdaround().configure(section, Path()) == AimetAdaround(num_batches=4, iterations=100, timeout=60.5)
+    assert AimetSeqMse().configure(section, Path()) == AimetSeqMse()
     for wrong, path in (
         ({"iterations": 0}, "iterations is 0"),
         ({"iterations": 1.5}, "iterations is 1.5"),
         ({"num_batches": True}, "num_batches is True"),
         ({"timeout": "x"}, "timeout is 'x'"),
         ({"steps": 3}, "steps is not known"),
-        ([1], "adaround is no mapping"),
+        ([1], "adaround is list, not a mapping"),
     ):
-        with pytest.raises(UsageError, match=re.escape("$.aimet_quantizer.adaround")) as caught:
-            AimetAdaround().configure({"aimet_quantizer": {"adaround": wrong}})
+        with pytest.raises(UsageError, match=re.escape("$.adaround")) as caught:
+            AimetAdaround().configure({"aimet_quantizer": {"adaround": wrong}}, Path())
         assert path in caught.value.message
 
 

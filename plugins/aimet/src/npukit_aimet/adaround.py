@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -10,7 +11,8 @@ import numpy as np
 
 from npukit.encoding import Array
 from npukit.errors import UsageError, did_you_mean
-from npukit.quantization import Job, Optimizer
+from npukit.quantization import Job, Optimizer, open_data
+from npukit_aimet.config import section
 from npukit_aimet.moments import Moments, Problem
 from npukit_aimet.rounding import FEW, Grid, descend, enumerate_all, feed_back, relax
 from npukit_aimet.walk import Visit, layers_of, rewrite, walk
@@ -25,7 +27,8 @@ class AdaRound(Optimizer):
     Layers are rounded in order, each with the inputs that it has in the quantized network and the output of the float model as the
     target. ``solver``: "discrete" (error feedback and descent, up or down or to any code, whichever does better on samples held
     out; rows of few weights exactly) or "relaxation" (the paper's soft rounding up or down, ``iterations`` steps). ``refit`` lets
-    the bias take up the mean error. ``batches`` is the most samples to use, None for all of them.
+    the bias take up the mean error. ``samples`` (anything that open_data takes) replaces the calibration data; ``batches`` is the
+    most samples to use, None for all of them.
     """
 
     name = "adaround"
@@ -34,16 +37,32 @@ class AdaRound(Optimizer):
     solver: str = "discrete"
     iterations: int = 1000
     refit: bool = True
+    samples: Any = None
     batches: int | None = None
 
     def __attrs_post_init__(self) -> None:
         if self.solver not in _SOLVERS:
             raise UsageError(f"adaround has no solver '{self.solver}'", hint=did_you_mean(self.solver, _SOLVERS))
 
+    def configure(self, settings: Mapping[str, Any], folder: Path) -> AdaRound:
+        """With ``aimet_quantizer: adaround: {dataset, num_batches}``, and npukit's own solver, iterations and refit."""
+        found = section(settings, self.name, folder)
+        found.only("dataset", "num_batches", "solver", "iterations", "refit")
+        loader = found.dataset()
+        changes = {
+            "solver": found.text("solver"),
+            "iterations": found.number("iterations", whole=True, least=1),
+            "refit": found.flag("refit"),
+            "samples": loader,
+            "batches": None if loader else found.number("num_batches", whole=True, least=1),
+        }
+        return attrs.evolve(self, **{name: value for name, value in changes.items() if value is not None})
+
     def run(self, job: Job) -> Job:
         encodings = job.encodings()
         layers, skipped = layers_of(job.graph, encodings)
-        changed = walk(job, encodings, layers, self._solve, stage="adaround", limit=self.batches)
+        data = job.samples if self.samples is None else open_data(self.samples, job.graph)
+        changed = walk(attrs.evolve(job, samples=data), encodings, layers, self._solve, stage="adaround", limit=self.batches)
         decided = {layer.weight: encodings[layer.weight].with_origin("optimizer:adaround") for layer in layers}
         return rewrite(job, decided, changed, skipped, "adaround")
 

@@ -39,7 +39,7 @@ class CrossLayerEqualization(Optimizer):
                 break
         changed = [t for n, t in graph.tensors.items() if t is not job.graph.tensors[n]]
         refuse_decided(job, [n for pair in pairs for n in (pair.first, pair.second)], {t.name for t in changed})
-        return job.rewrite(changed, f"cle equalized {len(pairs)} pairs of layers")
+        return job.rewrite(changed, f"cle equalized {len(pairs)} pair{'' if len(pairs) == 1 else 's'} of layers")
 
 
 @attrs.frozen(eq=False)

@@ -93,8 +93,8 @@ class Optimizer(abc.ABC):
     title: str = ""
     engine: str = ENGINE
 
-    def configure(self, settings: Mapping[str, Any]) -> Optimizer:
-        """This optimizer with the settings of a configuration file (the whole document).
+    def configure(self, settings: Mapping[str, Any], folder: Path) -> Optimizer:
+        """This optimizer with the settings of a configuration file (the whole document), which lies in ``folder``.
 
         Raises UsageError that names the path of a wrong setting ("$.amp.candidates[0]"), or when there is nothing to configure.
         """
@@ -122,7 +122,8 @@ def choose(
     if config is None:
         return tuple(found)
     settings = config if isinstance(config, Mapping) else _read(Path(config))
-    configured = [o.configure(settings) if _takes_settings(o) else o for o in found]
+    folder = Path() if isinstance(config, Mapping) else Path(config).parent
+    configured = [o.configure(settings, folder) if _takes_settings(o) else o for o in found]
     if not any(map(_takes_settings, found)):
         raise UsageError("no optimizer that is asked for takes a configuration", hint="--optimize adaround or amp does")
     return tuple(configured)

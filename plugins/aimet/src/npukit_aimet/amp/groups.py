@@ -23,9 +23,19 @@ class Candidate:
     def __str__(self) -> str:
         return f"{self.activations}/{self.weights}"
 
+    def signed_like(self, precision: Precision) -> Candidate:
+        """The same widths with the signs of default types."""
+        return Candidate(_signed_like(self.activations, precision.activations), _signed_like(self.weights, precision.weights))
+
     @property
     def bits(self) -> int:
         return _bits(self.activations) + _bits(self.weights)
+
+
+def _signed_like(dtype: str, model: str) -> str:
+    if dtype not in INT_BITS:
+        return dtype
+    return f"{'u' if model.startswith('u') else ''}int{INT_BITS[dtype]}"
 
 
 def _bits(dtype: str) -> int:

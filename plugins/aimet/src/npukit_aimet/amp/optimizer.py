@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,13 @@ from npukit.encoding import Encoding
 from npukit.errors import UsageError
 from npukit.events import Event
 from npukit.graph import Graph
-from npukit.quantization import Feeds, Job, Optimizer
+from npukit.quantization import Feeds, Job, Optimizer, open_data
 from npukit_aimet.amp.converts import count_converts, fewer_converts
 from npukit_aimet.amp.groups import Candidate, Group, Menu, make_menu, neighbourhood
 from npukit_aimet.amp.results import Result, write_results
 from npukit_aimet.amp.search import SEARCHES, Memory, Point, Sensitivity, measure, walk_down
 from npukit_aimet.amp.simulate import Outputs, Simulator, simulate, sqnr
+from npukit_aimet.config import Labelled, judged, section
 
 Evaluator = Callable[[Sequence[Outputs]], float]
 """The score of a model from its outputs, sample by sample in the order of the data; higher is better."""
@@ -37,10 +38,12 @@ class Amp(Optimizer):
     ``allowed_accuracy_drop`` (None: all steps, the complete curve). Phase 3 changes groups back or along where that saves converts.
     A candidate that the backend refuses for a group is never proposed.
 
-    ``evaluate`` gives the score of phase 2 (None: SQNR against the float model, in dB) on ``samples`` (None: the calibration
-    samples), phase 1 uses SQNR unless ``phase1`` is "evaluator". The drop is measured from the float model's score; from that of
-    the first candidate for SQNR. ``results_dir`` gets accuracy list, Pareto list, overrides and plots, and keeps what was measured:
-    an interrupted run goes on there, unless ``clean_start``. ``workers`` groups are measured at a time (0: one per processor).
+    ``evaluate`` gives the score of phase 2 (None: SQNR against the float model, in dB) on ``samples`` (anything that open_data
+    takes; None: the calibration samples), phase 1 uses SQNR unless ``phase1`` is "evaluator". The drop is measured from the float
+    model's score; from that of the first candidate for SQNR. ``results_dir`` gets accuracy list, Pareto list, overrides and plots,
+    and keeps what was measured: an interrupted run goes on there, unless ``clean_start``. ``workers`` groups are measured at a time
+    (0: one per processor).
+    With ``backend_signs`` only the widths of the candidates count, signs are those of the backend's default types.
     """
 
     name = "amp"
@@ -49,7 +52,7 @@ class Amp(Optimizer):
     candidates: tuple[Candidate, ...] = ()
     allowed_accuracy_drop: float | None = None
     evaluate: Evaluator | None = None
-    samples: Iterable[Feeds] | None = None
+    samples: Any = None
     search: str = "binary"
     phase1: str = "sqnr"
     reduce_converts: bool = True
@@ -57,17 +60,51 @@ class Amp(Optimizer):
     clean_start: bool = False
     workers: int = 0
     batches: int | None = None
+    backend_signs: bool = False
 
     def __attrs_post_init__(self) -> None:
         drop = self.allowed_accuracy_drop
         if drop is not None and not (math.isfinite(drop) and drop >= 0):
             raise UsageError(f"the allowed accuracy drop is {drop}, it must be 0 or more")
+        if self.phase1 not in ("sqnr", "evaluator"):
+            raise UsageError(f"phase 1 cannot use '{self.phase1}'", hint="sqnr or evaluator")
         if self.search not in SEARCHES:
             raise UsageError(f"there is no search '{self.search}'", hint=f"one of {', '.join(SEARCHES)}")
 
+    def configure(self, settings: Mapping[str, Any], folder: Path) -> Amp:
+        """With ``aimet_quantizer: amp: {dataset, candidates, allowed_accuracy_drop, eval_callback_for_phase2}``, and npukit's own
+        num_batches, search, phase1, reduce_converts, results_dir, clean_start and workers."""
+        found = section(settings, self.name, folder)
+        if not found.values:
+            return self
+        own = ("num_batches", "search", "phase1", "reduce_converts", "results_dir", "clean_start", "workers")
+        found.only("dataset", "candidates", "allowed_accuracy_drop", "eval_callback_for_phase2", *own)
+        loader, function = found.dataset(), found.function("eval_callback_for_phase2")
+        if function is not None and loader is None:
+            raise UsageError(f"{found.path}.dataset is missing", hint="eval_callback_for_phase2 needs labelled data")
+        labelled = None if loader is None or function is None else Labelled(loader, loader.path)
+        place = found.text("results_dir")
+        changes = {
+            "candidates": parse_candidates(found.values.get("candidates"), f"{found.path}.candidates"),
+            "allowed_accuracy_drop": found.number("allowed_accuracy_drop", whole=False, least=0),
+            "samples": loader if labelled is None else labelled,
+            "batches": None if loader else found.number("num_batches", whole=True, least=1),
+            "search": found.text("search"),
+            "phase1": found.text("phase1"),
+            "reduce_converts": found.flag("reduce_converts"),
+            "results_dir": None if place is None else Path(place),
+            "clean_start": found.flag("clean_start"),
+            "workers": found.number("workers", whole=True, least=1),
+        }
+        if labelled is not None and function is not None:
+            changes["evaluate"] = judged(function, labelled.truths, f"{found.path}.eval_callback_for_phase2")
+        return attrs.evolve(self, **{n: v for n, v in changes.items() if v is not None}, backend_signs=True)
+
     def run(self, job: Job) -> Job:
-        menu = make_menu(job, self.candidates or _default_candidates(job))
-        feeds = list(islice(job.data if self.samples is None else self.samples, self.batches))
+        wanted = self.candidates or _default_candidates(job)
+        menu = make_menu(job, (c.signed_like(job.judge.precision) for c in wanted) if self.backend_signs else wanted)
+        data = job.data if self.samples is None else open_data(self.samples, job.graph)
+        feeds = list(islice(data, self.batches))
         run = _Run(self, job, menu, feeds)
         steps = run.steps()
         lowered, points = walk_down(steps, lambda n: run.point(steps, n), run.target(), self.search)
@@ -186,6 +223,29 @@ class _Run:
         if not evaluated or self._settings.evaluate is None:
             return sqnr(self._reference, outputs)
         return checked_score(self._settings.evaluate(outputs))
+
+
+def parse_candidates(value: Any, path: str) -> tuple[Candidate, ...] | None:
+    """Candidates as the published configuration has them, [[[activation bits, type], [parameter bits, type]], ...]."""
+    if value is None:
+        return None
+    if not isinstance(value, (list, tuple)):
+        raise UsageError(f"{path} is {type(value).__name__}, not a list")
+    found = []
+    for index, item in enumerate(value):
+        where, hint = f"{path}[{index}]", "such as [[16, int], [8, int]]: activations, then parameters"
+        if not isinstance(item, (list, tuple)) or len(item) != 2:
+            raise UsageError(f"{where} is no pair of types", hint=hint)
+        found.append(Candidate(_type(item[0], f"{where}[0]", "u"), _type(item[1], f"{where}[1]", "")))
+    return tuple(found)
+
+
+def _type(value: Any, path: str, sign: str) -> str:
+    known = {(b, "int"): f"{sign}int{b}" for b in (2, 4, 8, 16)} | {(16, "float"): "float16", (32, "float"): "float32"}
+    key = tuple(value) if isinstance(value, (list, tuple)) else ()
+    if key not in known:
+        raise UsageError(f"{path} is {value!r}, no type", hint="[4, int], [8, int], [16, int], [16, float] ...")
+    return known[key]
 
 
 def _worth(saving: float, candidate: Candidate) -> tuple[float, int]:

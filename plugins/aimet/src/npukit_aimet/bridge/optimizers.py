@@ -11,14 +11,15 @@ import attrs
 import numpy as np
 
 from npukit.encoding import Array, Encoding, fake_quantize, spread
-from npukit.errors import PluginError, UsageError
+from npukit.errors import PluginError
 from npukit.events import Event
 from npukit.graph import Graph, Tensor
-from npukit.quantization import Job, Optimizer
+from npukit.quantization import Job, Optimizer, open_data
 from npukit_aimet.bridge.conversation import Limits, Ready, Step, converse
 from npukit_aimet.bridge.environment import interpreter
 from npukit_aimet.bridge.exchange import JOB, Answer, Request, read_answer, write_request
 from npukit_aimet.bridge.layers import Layers, choose_layers
+from npukit_aimet.config import section
 from npukit_aimet.decided import refuse_decided, with_room_for_biases
 
 _CLOSE = 1e-6
@@ -26,33 +27,30 @@ _CLOSE = 1e-6
 
 @attrs.frozen
 class _Bridge(Optimizer):
-    """What all have in common. ``num_batches`` keeps the first samples; the time-outs are in seconds."""
+    """What all have in common. ``samples`` (anything that open_data takes) replaces the calibration data, ``num_batches`` keeps the
+    first of them; the time-outs are in seconds."""
 
     engine = "aimet"
 
     num_batches: int | None = None
+    samples: Any = None
     timeout: float = Limits().total
     start_timeout: float = Limits().start
 
-    def configure(self, settings: Mapping[str, Any]) -> Optimizer:
-        """This optimizer with what ``aimet_quantizer: NAME: {num_batches, iterations ...}`` says."""
-        section = settings.get("aimet_quantizer", {})
-        found = section.get(self.name, {}) if isinstance(section, Mapping) else {}
-        path = f"$.aimet_quantizer.{self.name}"
-        if not isinstance(found, Mapping):
-            raise UsageError(f"{path} is no mapping")
-        known = {field.name: field for field in attrs.fields(type(self))}
-        for key, value in found.items():
-            if key not in known:
-                raise UsageError(f"{path}.{key} is not known", hint=f"known: {', '.join(known)}")
-            whole = "int" in str(known[key].type)
-            if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)) or not value > 0:
-                raise UsageError(f"{path}.{key} is {value!r}, not {'a whole number' if whole else 'a number'} above 0")
-        return attrs.evolve(self, **found)
+    def configure(self, settings: Mapping[str, Any], folder: Path) -> Optimizer:
+        """This optimizer with ``aimet_quantizer: NAME: {dataset, num_batches}``, and the fields that it has."""
+        found = section(settings, self.name, folder)
+        known = {field.name: field for field in attrs.fields(type(self)) if field.name != "samples"}
+        found.only("dataset", *known)
+        loader = found.dataset()
+        numbers = {n: found.number(n, whole="int" in str(f.type), least=1) for n, f in known.items()}
+        changes = {**numbers, "samples": loader, "num_batches": None if loader else numbers["num_batches"]}
+        return attrs.evolve(self, **{name: value for name, value in changes.items() if value is not None})
 
     def _ask(self, python: Path, request: Request, job: Job) -> tuple[Ready, Answer]:
         """Send a request and wait for the answer, with progress as events of the job."""
         stage = f"{self.name} (AIMET)"
+        data = job.data if self.samples is None else open_data(self.samples, job.graph)
 
         def on_step(step: Step) -> None:
             # The last layer counts as done only when the answer is there.
@@ -60,7 +58,7 @@ class _Bridge(Optimizer):
 
         with tempfile.TemporaryDirectory(prefix="npukit-aimet-") as name:
             folder = Path(name)
-            write_request(folder, request, job.data, self.num_batches)
+            write_request(folder, request, data, self.num_batches)
             ready = converse(python, [JOB], folder, Limits(self.start_timeout, self.timeout), on_step)
             answer = read_answer(folder, request)
         total = len(request.nodes)

@@ -1,0 +1,318 @@
+"""AdaRound, sequential MSE, equalization and bias correction in the pipeline, on networks made here."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import attrs
+import numpy as np
+import pytest
+
+import npukit as nk
+from npukit.backend.ort import OrtModel
+from npukit.encoding import Array, Encoding
+from npukit.encoding.formats import insert_qdq
+from npukit.errors import DataError, UsageError
+from npukit.graph import Graph, Node, make_graph
+from npukit.quantization import Quantized
+from npukit_aimet.adaround import AdaRound
+from npukit_aimet.bias_correction import BiasCorrection
+from npukit_aimet.cle import CrossLayerEqualization
+from npukit_aimet.seq_mse import SequentialMse
+
+W4 = nk.Options(weights="int4")
+
+
+def noise(*shape: int, seed: int = 0) -> Array:
+    return np.random.default_rng([seed, *shape]).standard_normal(shape).astype(np.float32)
+
+
+def network(batch: str | int = "N") -> Graph:
+    """Conv, depthwise Conv, strided Conv, a residual Add, ConvTranspose, pool and Gemm, with clamps in between."""
+    nodes = [
+        Node("Conv", "c1", ("x", "w1", "b1"), ("c1",), {"pads": (1, 1, 1, 1)}),
+        Node("Relu", "r1", ("c1",), ("r1",)),
+        Node("Conv", "c2", ("r1", "w2", "b2"), ("c2",), {"pads": (1, 1, 1, 1), "group": 8}),
+        Node("Relu", "r2", ("c2",), ("r2",)),
+        Node("Conv", "c3", ("r2", "w3", "b3"), ("c3",), {"pads": (1, 1, 1, 1)}),
+        Node("Add", "add", ("c3", "r1"), ("a",)),
+        Node("ConvTranspose", "c4", ("a", "w4", "b4"), ("c4",), {"strides": (2, 2)}),
+        Node("Relu", "r4", ("c4",), ("r4",)),
+        Node("GlobalAveragePool", "pool", ("r4",), ("p",)),
+        Node("Flatten", "flat", ("p",), ("f",)),
+        Node("Gemm", "fc", ("f", "w5", "b5"), ("y",), {"alpha": 2.0, "transB": 1}),
+    ]
+    shapes = {"w1": (8, 3, 3, 3), "w2": (8, 1, 3, 3), "w3": (8, 8, 3, 3), "w4": (8, 6, 2, 2), "w5": (5, 6)}
+    constants = {name: noise(*shape) / np.float32(np.sqrt(np.prod(shape[1:]))) for name, shape in shapes.items()}
+    constants |= {f"b{i}": 0.1 * noise(n, seed=i) for i, n in zip(range(1, 6), (8, 8, 8, 6, 5), strict=True)}
+    return make_graph(nodes, inputs={"x": ("float32", (batch, 3, 8, 8))}, outputs=["y"], constants=constants)
+
+
+def samples(count: int, seed: int = 1) -> list[dict[str, Array]]:
+    images = noise(count, 3, 8, 8, seed=seed) + np.float32(0.3)
+    return [{"x": image[None]} for image in images]
+
+
+def sqnr(model: Quantized, graph: Graph, seed: int = 9) -> float:
+    """dB of the simulated output against the float model, on samples nobody has seen."""
+    signal = error = 0.0
+    with OrtModel(graph) as plain, OrtModel(insert_qdq(model.graph, model.encodings), optimize=False) as coded:
+        for feeds in samples(64, seed):
+            a, b = plain.run(feeds)["y"], coded.run(feeds)["y"]
+            signal, error = signal + float((a**2).sum()), error + float(((a - b) ** 2).sum())
+    return 10 * float(np.log10(signal / error))
+
+
+@pytest.fixture(scope="module")
+def nearest() -> float:
+    return sqnr(nk.quantize(network(), backend="cpu", data=samples(64), options=W4), network())
+
+
+@pytest.mark.parametrize(
+    ("optimize", "gain"),
+    [
+        (["adaround"], 5.0),
+        ([AdaRound(solver="relaxation", iterations=300)], 3.0),
+        (["seq-mse"], 1.0),
+        (["bias-correction"], 0.5),
+        (["cle", "seq-mse", "adaround"], 5.0),
+    ],
+    ids=["adaround", "relaxation", "seq-mse", "bias-correction", "combined"],
+)
+def test_optimizers_gain(optimize: list[Any], gain: float, nearest: float) -> None:
+    """Every optimizer brings the 4-bit network nearer to the float one, on other data, by so many dB."""
+    model = nk.quantize(network(), backend="cpu", data=samples(64), options=W4, optimize=optimize)
+    assert sqnr(model, network()) > nearest + gain
+
+
+def test_adaround_keeps_scales_and_lands_on_the_grid() -> None:
+    """The weight's encoding is the one that it had, and its values are on it; the report says who decided."""
+    plain = nk.quantize(network(), backend="cpu", data=samples(16), options=W4)
+    model = nk.quantize(network(), backend="cpu", data=samples(16), options=W4, optimize="adaround")
+    for name in ("w1", "w2", "w3", "w4", "w5"):
+        grid, values = model.encodings[name], model.graph.constant(name)
+        assert values is not None
+        assert grid.same_grid(plain.encodings[name])
+        assert grid.origin == "optimizer:adaround"
+        steps = values / grid.steps.reshape([-1 if d == grid.axis else 1 for d in range(values.ndim)])
+        np.testing.assert_allclose(steps, np.rint(steps), atol=1e-3)
+    assert model.report.origins["optimizer:adaround"] == 5
+
+
+def test_overrides_of_a_weight_are_kept() -> None:
+    """AdaRound rounds on the user's grid, per block too."""
+    scale = np.full((8, 4, 3, 3), 0.1, np.float32)
+    grid = Encoding("int4", scale, axis=1, block_size=2, symmetric=True)
+    options = attrs.evolve(W4, strict=False)
+    args: Any = {"backend": "cpu", "data": samples(16), "options": options, "overrides": {"w3": grid}}
+    model = nk.quantize(network(), optimize="adaround", **args)
+    assert model.encodings["w3"].same_grid(grid)
+    assert sqnr(model, network()) > sqnr(nk.quantize(network(), **args), network())
+
+
+@pytest.mark.parametrize("optimize", ["adaround", "cle,seq-mse,adaround", "bias-correction"])
+def test_same_seed_same_bytes(optimize: str, tmp_path: Path) -> None:
+    """Two runs write identical packages."""
+    files = []
+    for index in range(2):
+        model = nk.quantize(network(), backend="cpu", data=samples(40), options=W4, optimize=optimize)
+        model.save(tmp_path / f"{index}.dlc")
+        files.append((tmp_path / f"{index}.dlc").read_bytes())
+    assert files[0] == files[1]
+
+
+def test_the_order_of_samples_matters_little(nearest: float) -> None:
+    """Other orders of the same samples give networks of like quality: nothing is fitted to the first ones."""
+    orders = (samples(64), samples(64)[::-1])
+    found = [sqnr(nk.quantize(network(), backend="cpu", data=d, options=W4, optimize="adaround"), network()) for d in orders]
+    assert min(found) > nearest + 5
+
+
+def test_a_fixed_batch_and_a_single_sample() -> None:
+    """A model with batch 1 and one sample: nothing to hold out, and still better than nothing."""
+    graph = network(batch=1)
+    model = nk.quantize(graph, backend="cpu", data=samples(1), options=W4, optimize="adaround")
+    plain = nk.quantize(graph, backend="cpu", data=samples(1), options=W4)
+    assert sqnr(model, graph) > sqnr(plain, graph)
+
+
+def rescaled(power: int) -> Graph:
+    """The network with the channels between c2 and c3 scaled apart, the function unchanged."""
+    graph = network()
+    factor = (2.0 ** np.linspace(-power, power, 8)).astype(np.float32)
+    constants = {n: graph.constant(n) for n in graph.tensors if graph.tensor(n).is_constant}
+    changed: dict[str, Any] = dict(constants)
+    changed["w2"] = changed["w2"] * factor[:, None, None, None]
+    changed["b2"] = changed["b2"] * factor
+    changed["w3"] = changed["w3"] / factor[None, :, None, None]
+    return make_graph(graph.nodes, inputs={"x": ("float32", ("N", 3, 8, 8))}, outputs=["y"], constants=changed)
+
+
+def test_equalization_keeps_the_function_and_undoes_a_rescale() -> None:
+    """The float model computes the same after cle, and per-tensor weights are as good as if nothing had been rescaled."""
+    graph = rescaled(4)
+    options = nk.Options(per_channel=False)
+    spoiled = nk.quantize(graph, backend="cpu", data=samples(32), options=options)
+    healed = nk.quantize(graph, backend="cpu", data=samples(32), options=options, optimize="cle")
+    with OrtModel(graph) as before, OrtModel(healed.graph) as after:
+        for feeds in samples(8, seed=3):
+            np.testing.assert_allclose(before.run(feeds)["y"], after.run(feeds)["y"], rtol=1e-3, atol=1e-4)
+    assert sqnr(healed, graph) > sqnr(spoiled, graph) + 10
+    assert any("equalized 1 pair of layers" in note for note in healed.report.notes)
+
+
+def test_equalization_stops_at_clip_and_branches() -> None:
+    """ReLU6 is not homogeneous and a second reader would see the scale: both end a pair."""
+    nodes = [
+        Node("Conv", "a", ("x", "w", "b"), ("c",), {"pads": (1, 1, 1, 1)}),
+        Node("Clip", "clip", ("c", "zero", "six"), ("d",)),
+        Node("Conv", "e", ("d", "v"), ("f",)),
+        Node("Conv", "g", ("f", "u"), ("y",)),
+        Node("Relu", "h", ("f",), ("z",)),
+    ]
+    constants = {"w": 9 * noise(4, 3, 3, 3), "b": noise(4), "v": noise(4, 4, 1, 1), "u": noise(4, 4, 1, 1)}
+    constants |= {"zero": np.float32(0), "six": np.float32(6)}  # type: ignore[dict-item]
+    graph = make_graph(nodes, inputs={"x": ("float32", (1, 3, 8, 8))}, outputs=["y", "z"], constants=constants)
+    model = nk.quantize(graph, backend="cpu", data=samples(2), optimize="cle")
+    assert all(np.array_equal(model.graph.tensors[n].data, graph.tensors[n].data) for n in ("w", "v", "u"))  # type: ignore[arg-type]
+
+
+def test_equalization_under_decided_tensors_is_refused() -> None:
+    """A user's encoding between two layers would no longer fit."""
+    override = {"r2": Encoding("uint8", 0.1, 0)}
+    with pytest.raises(UsageError, match="r2"):
+        nk.quantize(rescaled(4), backend="cpu", data=samples(4), overrides=override, optimize="cle")
+
+
+def test_sequential_mse_matches_brute_force() -> None:
+    """One layer: the scale that is chosen has the least output error of all candidates, channel by channel."""
+    node = Node("MatMul", "m", ("x", "w"), ("y",))
+    w = noise(12, 5)
+    w[0] *= 6  # an outlier makes clipping worthwhile
+    graph = make_graph([node], inputs={"x": ("float32", ("N", 12))}, outputs=["y"], constants={"w": w})
+    data = [{"x": noise(50, 12, seed=s)} for s in range(4)]
+    options = attrs.evolve(W4, activations="float32", strict=False)
+    found = nk.quantize(graph, backend="cpu", data=data, options=options, optimize=[SequentialMse(candidates=20)]).encodings["w"]
+    plain = nk.quantize(graph, backend="cpu", data=data, options=options).encodings["w"]
+    x = np.concatenate([d["x"] for d in data]).astype(np.float64)
+    for channel in range(5):
+        errors = []
+        for k in range(1, 21):
+            scale = float(plain.steps[channel]) * k / 20
+            values = np.clip(np.rint(w[:, channel] / scale), -8, 7) * scale
+            errors.append(float(((x @ (values - w[:, channel])) ** 2).sum()))
+        assert found.steps[channel] == pytest.approx(plain.steps[channel] * (np.argmin(errors) + 1) / 20, rel=1e-5)
+
+
+def test_bias_correction_removes_the_mean_error() -> None:
+    """After correction the mean output of a single layer is that of the float layer."""
+    graph = make_graph(
+        [Node("Gemm", "g", ("x", "w", "b"), ("y",), {"alpha": 3.0, "beta": 0.5})],
+        inputs={"x": ("float32", ("N", 20))},
+        outputs=["y"],
+        constants={"w": noise(20, 6), "b": noise(6)},
+    )
+    data = [{"x": noise(64, 20, seed=s) + np.float32(1)} for s in range(8)]
+    options = attrs.evolve(W4, activations="float32", strict=False)
+    model = nk.quantize(graph, backend="cpu", data=data, options=options, optimize=[BiasCorrection()])
+    plain = nk.quantize(graph, backend="cpu", data=data, options=options)
+
+    def mean(model: Quantized) -> Array:
+        with OrtModel(insert_qdq(model.graph, model.encodings)) as coded, OrtModel(graph) as exact:
+            return np.asarray(np.mean([coded.run(d)["y"].mean(0) - exact.run(d)["y"].mean(0) for d in data], axis=0))
+
+    assert np.abs(mean(plain)).max() > 0.05
+    assert np.abs(mean(model)).max() < 1e-3
+
+
+def test_shared_weights_are_left_out_and_said() -> None:
+    """A weight of two layers keeps its nearest codes, with a note."""
+    nodes = [Node("MatMul", "m", ("x", "w"), ("a",)), Node("MatMul", "n", ("a", "w"), ("y",))]
+    graph = make_graph(nodes, inputs={"x": ("float32", (4, 6))}, outputs=["y"], constants={"w": noise(6, 6)})
+    model = nk.quantize(graph, backend="cpu", data=[{"x": noise(4, 6)}], options=W4, optimize="adaround")
+    assert np.array_equal(model.graph.constant("w"), graph.constant("w"))  # type: ignore[arg-type]
+    assert any("shared" in note for note in model.report.notes)
+
+
+def test_nodes_without_names() -> None:
+    """Layers are found by what they are, not by name."""
+    graph = network()
+    bare = make_graph(
+        [attrs.evolve(n, name="") for n in graph.nodes],
+        inputs={"x": ("float32", ("N", 3, 8, 8))},
+        outputs=["y"],
+        constants={n: t.data for n, t in graph.tensors.items() if t.data is not None},
+    )
+    a, b = (nk.quantize(g, backend="cpu", data=samples(16), options=W4, optimize="adaround") for g in (graph, bare))
+    assert np.array_equal(a.graph.constant("w3"), b.graph.constant("w3"))  # type: ignore[arg-type]
+
+
+def test_optimizers_need_data_and_exist(tmp_path: Path) -> None:
+    """No data, an empty data set, NaN and unknown names are one clear error each."""
+    overrides = {n: Encoding("uint8", 0.1, 0) for n in network().float_activations()}
+    with pytest.raises(DataError, match="calibration data"):
+        nk.quantize(network(), backend="cpu", overrides=overrides, options=W4, optimize="adaround")
+    with pytest.raises(DataError, match="empty"):
+        nk.quantize(network(), backend="cpu", data=[], options=W4, optimize="adaround")
+    bad = samples(3)
+    bad[1]["x"][0, 0, 0, 0] = np.nan
+    with pytest.raises(DataError, match="sample 1"):
+        nk.quantize(network(), backend="cpu", data=bad, options=W4, optimize="adaround")
+    with pytest.raises(UsageError, match="adarond") as caught:
+        nk.quantize(network(), backend="cpu", data=samples(1), optimize="adarond")
+    assert "adaround" in (caught.value.hint or "")
+    with pytest.raises(UsageError, match="engine 'nowhere'"):
+        nk.quantize(network(), backend="cpu", data=samples(1), optimize="adaround", engine="nowhere")
+    with pytest.raises(UsageError, match="solver"):
+        AdaRound(solver="magic")
+    with pytest.raises(UsageError, match="takes"):
+        nk.quantize(network(), backend="cpu", data=samples(1), optimize=[CrossLayerEqualization()], config={})
+
+
+def test_memory_is_flat_in_the_number_of_samples() -> None:
+    """Four times the samples need hardly more memory: what does not fit waits on disk."""
+    code = """
+import resource, sys
+import numpy as np
+import npukit as nk, npukit_aimet.store as store
+from npukit.graph import Node, make_graph
+random = np.random.default_rng(0)
+nodes = [Node("Conv", f"c{i}", (f"t{i}", f"w{i}"), (f"t{i + 1}",), {"pads": (1, 1, 1, 1)}) for i in range(4)]
+weights = {f"w{i}": random.standard_normal((16, 3 if i == 0 else 16, 3, 3)).astype("f") / 10 for i in range(4)}
+graph = make_graph(nodes, {"t0": ("float32", (1, 3, 64, 64))}, ["t4"], weights)
+store.Store.__init__.__defaults__ = (8 << 20,)
+class Data:
+    def __iter__(self):
+        return ({"t0": np.random.default_rng(i).standard_normal((1, 3, 64, 64)).astype("f")} for i in range(int(sys.argv[1])))
+nk.quantize(graph, backend="cpu", data=Data(), options=nk.Options(weights="int4"), optimize="adaround")
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+    def peak(count: int) -> int:
+        done = subprocess.run([sys.executable, "-c", code, str(count)], capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        return int(done.stdout)
+
+    few, many = peak(40), peak(160)
+    activation = 16 * 64 * 64 * 4 // 1024  # kB of one activation: 120 more of them on two paths would be 60 MB at least
+    assert many - few < 80 * activation
+
+
+def test_store_spills_and_reads_back(tmp_path: Path) -> None:
+    """Arrays beyond the budget come back in order, several times, also while others are added."""
+    from npukit_aimet.store import Store
+
+    arrays = [noise(3, i + 1) for i in range(6)]
+    with Store(budget=40) as store:
+        for array in arrays[:5]:
+            store.append("a", array)
+        for _ in range(2):
+            assert all(np.array_equal(x, y) for x, y in zip(store.read("a"), arrays, strict=False))
+        reader: Iterator[Array] = store.read("a")
+        next(reader)
+        store.append("a", arrays[5])
+        assert [a.shape for a in store.read("a")] == [a.shape for a in arrays]
