@@ -129,17 +129,16 @@ class Rules:
         def problem(severity: str, rule: str, message: str, hint: str = "") -> list[Problem]:
             return [Problem(severity, rule, node.name, node.op, "", message, hint)]
 
-        op = f"{node.domain}.{node.op}" if node.domain else node.op
         if any(isinstance(value, Graph) for value in node.attributes.values()):
-            return problem("error", "subgraph", f"{op} contains a subgraph, which {self.backend.name} does not run")
+            return problem("error", "subgraph", f"{node.key} contains a subgraph, which {self.backend.name} does not run")
         rows = self.of_op(node)
         if not rows:
-            return problem("error", "unsupported-op", f"{self.backend.name} has no op {op}", "replace it by ops it has")
+            return problem("error", "unsupported-op", f"{self.backend.name} has no op {node.key}", "replace it by ops it has")
         if not self.backend.supports(node.op, node.domain):
             if float_fallback and any(not p.dtypes or "float16" in p.dtypes for row in rows for p in row.inputs[:1]):
-                return problem("warning", "float-fallback", f"{op} runs in float16 between a dequantize and a quantize")
+                return problem("warning", "float-fallback", f"{node.key} runs in float16 between a dequantize and a quantize")
             hint = "--float-fallback runs it in float16"
-            return problem("error", "no-kernel", f"{op} has no kernel in the {self.backend.name} emulator", hint)
+            return problem("error", "no-kernel", f"{node.key} has no kernel in the {self.backend.name} emulator", hint)
 
         findings = partial(self._violations, graph, node, encodings)
         best = self.best(graph, node, findings)
@@ -297,7 +296,7 @@ def _tensor_findings(graph: Graph, name: str, port: Port, report: _Report) -> It
         yield report("dynamic", name, "must not be a constant")
     shape = tensor.shape or ()
     for axis, (least, most) in port.dims.items():
-        size = shape[axis] if axis < len(shape) else None
+        size = shape[axis] if -len(shape) <= axis < len(shape) else None
         if isinstance(size, int) and not least <= size <= most:
             yield report("dims", name, f"size {size} on axis {axis}, allowed is {least} to {most}")
 
