@@ -48,7 +48,7 @@ class HtpBackend(KernelBackend):
     """An emulator of the Hexagon Tensor Processor that computes documented integer arithmetic.
 
     Convolutions and matrix products are exact integer sums, requantized with one float32 multiplier; unary functions are the
-    correctly rounded real result; other ops compute in float32 between their grids. Float islands compute in float16 from v73
+    correctly rounded real result; other ops compute in float32 between their grids. Float islands compute in float16 from v69
     on; in everything else one arithmetic serves every SoC, and SoCs differ in what they accept.
     """
 

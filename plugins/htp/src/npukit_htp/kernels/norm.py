@@ -68,7 +68,7 @@ def layer_normalization(call: Call) -> Sequence[Result]:
 
 
 def rms_normalization(call: Call) -> Sequence[Result]:
-    """ONNX RMSNormalization."""
+    """ONNX RMSNormalization, which ONNX Runtime calls SimplifiedLayerNormalization (Zhang, Sennrich 2019, https://arxiv.org/abs/1910.07467)."""
     x, epsilon = call.value(0).real(), np.float32(call.node.get("epsilon", 1e-5))
     axes = tuple(range(int(call.node.get("axis", -1)) % x.ndim, x.ndim))
     return [x / np.sqrt(np.square(x).mean(axes, keepdims=True) + epsilon) * call.value(1).real()]
@@ -130,5 +130,6 @@ NORM: Mapping[str, Kernel] = {
     "LogSoftmax": log_softmax,
     "LpNormalization": lp_normalization,
     "RMSNormalization": rms_normalization,
+    "SimplifiedLayerNormalization": rms_normalization,
     "Softmax": softmax,
 }

@@ -64,6 +64,13 @@ def _sum(x: Array, window: Window) -> Array:
     return total
 
 
+def lp_pool(call: Call) -> Sequence[Result]:
+    """ONNX LpPool: the p-norm of each window, in float32; padding is zero."""
+    window, p = _window(call), int(call.node.get("p", 2))
+    total = _sum(window.padded(np.abs(call.value(0).real()) ** np.float32(p)), window)
+    return [total if p == 1 else np.sqrt(total) if p == 2 else total ** np.float32(1 / p)]
+
+
 def global_average_pool(call: Call) -> Sequence[Result]:
     """ONNX GlobalAveragePool."""
     axes = tuple(range(2, call.value(0).data.ndim))
@@ -96,5 +103,6 @@ POOL: Mapping[str, Kernel] = {
     "AveragePool": average_pool,
     "GlobalAveragePool": global_average_pool,
     "GlobalMaxPool": global_max_pool,
+    "LpPool": lp_pool,
     "MaxPool": max_pool,
 }
