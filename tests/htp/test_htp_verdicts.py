@@ -152,6 +152,26 @@ def test_an_inverse_is_two_by_two() -> None:
     assert [p.rule for p in rules.validate(graph, encodings)] == ["dynamic-shape"]
 
 
+@pytest.mark.parametrize(
+    ("case", "granularity", "rules"),
+    [
+        ("Conv1x1_single", "pc", ["dims"]),
+        ("Conv1x1_single", "pt", ["inputs"]),
+        ("Conv1x1_single_nobias", "pc", []),
+        ("Conv1x1", "pc", []),
+        ("ConvTranspose_single", "pc", ["dims"]),
+        ("ConvTranspose_nobias", "pt", []),
+        ("ConvTranspose", "pc", []),
+    ],
+)
+def test_one_output_channel_of_4_bits_takes_no_bias(case: str, granularity: str, rules: list[str]) -> None:
+    """The scale of one channel is a scale per tensor, which 4-bit weights have without a bias only."""
+    backend = HtpBackend()
+    model = grid.build(case, "u8", "s4", granularity)
+    found = Rules.of(backend, backend.soc("SM8750")).validate(model.graph, model.encodings)
+    assert [p.rule for p in found] == rules
+
+
 def test_ops_that_the_provider_lacks_are_refused() -> None:
     """An op in the vendor's own list without a kernel here is refused."""
     backend = HtpBackend()

@@ -55,13 +55,14 @@ class Rules:
     def best(self, graph: Graph, node: Node, findings: Callable[[OpConstraint], Iterable[Problem]]) -> OpConstraint | None:
         """The row of the node's op with the fewest errors, then the fewest warnings; None when the op has no row.
 
-        On a tie a row that only a later architecture has comes first, as it says what to change; then the order of the rows.
+        On a tie a row that only a later architecture has comes first, as it says what to change; then one that takes the types as
+        they are, as what it finds is about this node; then the order of the rows.
         """
 
-        def badness(row: OpConstraint) -> tuple[int, int, bool]:
+        def badness(row: OpConstraint) -> tuple[int, int, bool, bool]:
             found = list(findings(row))
             errors = [p.rule for p in found if p.severity == "error"]
-            return len(errors), sum(p.severity == "warning" for p in found), "arch" not in errors
+            return len(errors), sum(p.severity == "warning" for p in found), "arch" not in errors, "dtype" in errors
 
         return min(self.of_op(node), key=badness, default=None)
 
@@ -202,7 +203,8 @@ class Rules:
             yield report(row.caveat.rule, "", row.caveat.message, row.caveat.hint, row.caveat.severity)
         given = [n for n in node.inputs if n]
         if not row.variadic and len(given) > len(row.inputs):
-            yield report("inputs", "", f"{len(given)} inputs, allowed are {len(row.inputs)}")
+            form = f" in the form '{row.variant}'" if row.variant else ""
+            yield report("inputs", "", f"{len(given)} inputs, allowed are {len(row.inputs)}{form}")
         needed = [i for i, port in enumerate(row.inputs) if not port.optional and port.dtypes]
         if any(not node.input(i) for i in needed) and not row.variadic:
             yield report("inputs", "", f"{len(given)} inputs, needed are {len(needed)}")
