@@ -591,9 +591,15 @@ def test_recurrent(
 
 
 def test_einsum(rng: np.random.Generator, run_op: Callable[..., Any], grid_of: Callable[..., Any]) -> None:
-    """Einsum of two activations."""
+    """Einsum of two activations; one that is a MatMul is computed as such."""
     a, b = normal(rng, 2, 3, 4), normal(rng, 2, 4, 5)
-    run_op("Einsum", [a, b], [grid_of(a), grid_of(b)], equation="bij,bjk->bik").check()
+    product = run_op("Einsum", [a, b], [grid_of(a), grid_of(b)], equation="bij, bjk -> bik")
+    product.check()
+    run_op("Einsum", [a, b.transpose(0, 2, 1)], [grid_of(a), grid_of(b)], equation="bij,bkj->bik").check()
+    run_op("Einsum", [a, a], [grid_of(a), grid_of(a)], equation="bij,bik->bjk").check()
+    run_op("Einsum", [a, b[0]], [grid_of(a), grid_of(b)], equation="bij,jk->bik").check()
+    old = run_op("Einsum", [a, b], [grid_of(a), grid_of(b)], "uint16", equation="bij,bjk->bik", soc="v68").got
+    assert np.array_equal(old, run_op("MatMul", [a, b], [grid_of(a), grid_of(b)], "uint16", soc="v68").got)
 
 
 def test_dropout(rng: np.random.Generator, run_op: Callable[..., Any], grid_of: Callable[..., Any]) -> None:

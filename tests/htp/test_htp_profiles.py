@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
+from npukit.backend import Accumulator
 from npukit.encoding import Array, Encoding, encoding_for_range, fake_quantize, quantize
 from npukit.graph import Graph, Node, make_graph
 from npukit_htp.backend import HtpBackend
@@ -113,3 +114,28 @@ def test_regions_are_positions() -> None:
     half = fake_quantize(image, grid).astype(np.float16).astype(np.float32)
     wanted = run(graph, {}, {"x": half, "regions": fake_quantize(regions, where)}, "v69")["y"]
     np.testing.assert_array_equal(codes(got, out), codes(wanted.astype(np.float16).astype(np.float32), out))
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16"])
+@pytest.mark.parametrize("scale", [3e-3, 1.7e-3, 2.93e-5])
+def test_the_multiplier_has_11_bits_before_v73(dtype: str, scale: float) -> None:
+    """On v68 and v69 the zero point is added to the sum and both are multiplied by a binary16 fraction; v73 has a float32."""
+    backend = HtpBackend()
+    sums = np.random.default_rng(0).integers(-20, 20, 400) * np.rint(1 / scale)
+    out = Encoding(dtype, 1.0, Encoding(dtype, 1.0, 0).qmin + 100)
+    found = {soc: backend.requantize(Accumulator(sums, np.asarray(scale)), out, backend.soc(soc)) for soc in ("v68", "v69", "v73")}
+    # 2.93e-5 is subnormal in binary16: the fraction keeps its bits, as the exponent is apart.
+    half = float(np.float16(scale * 2**12)) / 2**12
+    narrow = np.rint((sums + np.rint(100 / scale)) * half) + out.qmin
+    np.testing.assert_array_equal(found["v68"], np.clip(narrow, out.qmin, out.qmax))
+    np.testing.assert_array_equal(found["v69"], found["v68"])
+    np.testing.assert_array_equal(found["v73"], np.clip(np.rint(sums * np.float32(scale)) + int(out.zeros), out.qmin, out.qmax))
+
+
+def test_a_16_bit_output_shows_the_multiplier() -> None:
+    """Where codes are large the two multipliers lie many codes apart."""
+    backend, out = HtpBackend(), Encoding("uint16", 1.0, 0)
+    acc = Accumulator(np.array([6e4 / 0.30015]), np.asarray(0.30015))
+    old, new = (int(backend.requantize(acc, out, backend.soc(soc))[0]) for soc in ("v68", "v73"))
+    assert new == 60000
+    assert 5 < abs(old - new) < 30

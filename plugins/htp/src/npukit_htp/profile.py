@@ -13,25 +13,35 @@ from npukit.encoding import Array
 from npukit_htp.kernels import KERNELS
 from npukit_htp.kernels._values import same_grid
 from npukit_htp.kernels.transform import stft
+from npukit_htp.requantize import Scheme, narrow, wide
 
 
 @attrs.frozen
 class Profile:
-    """A numeric family: ``float_dtype`` is the type in which float islands compute."""
+    """A numeric family, named after its first architecture.
+
+    ``float_dtype`` is the type in which float islands compute, ``requantize`` what makes codes of exact sums.
+    """
 
     name: str
     float_dtype: str
+    requantize: Scheme
 
 
-# The simulator of onnxruntime-qnn 2.7.0 computes float islands in float16 from v69 on and in float32 before (measured: the results
-# equal the ones rounded to float16 to 99.7-100 % on v69 and later, the float32 ones on v68).
-_OLD = Profile("v68", "float32")
-_NEW = Profile("v69", "float16")
+# Measured on the simulator of onnxruntime-qnn 2.7.0. Float islands equal results rounded to float16 to 99.7-100 % on v69 and later,
+# the float32 ones on v68. Sums of 16-bit activations and 8-bit weights equal those of a multiplier of 11 bits to 80 % on v68 and
+# v69, all within one step, and those of a float32 multiplier to 80 % from v73 on. There is no simulator of v66.
+_FAMILIES = (
+    (73, Profile("v73", "float16", wide)),
+    (69, Profile("v69", "float16", narrow)),
+    (68, Profile("v68", "float32", narrow)),
+    (0, Profile("v66", "float32", wide)),
+)
 
 
 def profile_of(soc: Soc) -> Profile:
-    """The numeric family of a chip: v69 and later, or before."""
-    return _NEW if soc.generation >= 69 else _OLD
+    """The numeric family of a chip: the newest that is not newer than the chip."""
+    return next(profile for first, profile in _FAMILIES if soc.generation >= first)
 
 
 def _always(call: Call) -> bool:

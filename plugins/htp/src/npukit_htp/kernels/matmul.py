@@ -90,8 +90,19 @@ def gemm(call: Call) -> Sequence[Result]:
 
 
 def einsum(call: Call) -> Sequence[Result]:
-    """ONNX Einsum in float32."""
+    """ONNX Einsum: one that is a MatMul as such (onnxruntime-qnn, MIT, builder/opbuilder does the same), others in float32."""
+    if _is_matmul(str(call.node.get("equation"))):
+        return matmul(call)
     return [np.einsum(str(call.node.get("equation")), *(v.real() for v in call.inputs if v is not None), optimize=True)]
+
+
+def _is_matmul(equation: str) -> bool:
+    """Whether an equation multiplies the matrices of the last two axes of two operands: "bij,bjk->bik"."""
+    terms, _, out = equation.replace(" ", "").partition("->")
+    left, _, right = terms.partition(",")
+    if len(left) < 2 or len(left) != len(right) or len(set(left + right[-1])) != len(left) + 1:
+        return False
+    return left[:-2] == right[:-2] and left[-1] == right[-2] and out == left[:-1] + right[-1]
 
 
 def _operand(value: Value, channel_axis: int) -> IntegerWeight | None:
