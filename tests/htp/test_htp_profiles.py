@@ -121,15 +121,18 @@ def test_regions_are_positions() -> None:
 def test_the_multiplier_has_11_bits_before_v73(dtype: str, scale: float) -> None:
     """On v68 and v69 the zero point is added to the sum and both are multiplied by a binary16 fraction; v73 has a float32."""
     backend = HtpBackend()
-    sums = np.random.default_rng(0).integers(-20, 20, 400) * np.rint(1 / scale)
-    out = Encoding(dtype, 1.0, Encoding(dtype, 1.0, 0).qmin + 100)
+    above, spread = (40_000, 20_000) if dtype == "uint16" else (100, 100)
+    sums = np.rint(np.random.default_rng(0).uniform(-spread, spread, 5000) / scale)
+    out = Encoding(dtype, 1.0, Encoding(dtype, 1.0, 0).qmin + above)
     found = {soc: backend.requantize(Accumulator(sums, np.asarray(scale)), out, backend.soc(soc)) for soc in ("v68", "v69", "v73")}
     # 2.93e-5 is subnormal in binary16: the fraction keeps its bits, as the exponent is apart.
     half = float(np.float16(scale * 2**12)) / 2**12
-    narrow = np.rint((sums + np.rint(100 / scale)) * half) + out.qmin
+    narrow = np.rint((sums + np.rint(above / scale)).astype(np.float32) * np.float32(half)) + out.qmin
     np.testing.assert_array_equal(found["v68"], np.clip(narrow, out.qmin, out.qmax))
     np.testing.assert_array_equal(found["v69"], found["v68"])
-    np.testing.assert_array_equal(found["v73"], np.clip(np.rint(sums * np.float32(scale)) + int(out.zeros), out.qmin, out.qmax))
+    wide = np.rint(sums.astype(np.float32) * np.float32(scale)) + int(out.zeros)
+    np.testing.assert_array_equal(found["v73"], np.clip(wide, out.qmin, out.qmax))
+    assert (found["v69"] != found["v73"]).any()
 
 
 def test_a_16_bit_output_shows_the_multiplier() -> None:
