@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from npukit.backend.ort import OrtModel
 from npukit.encoding import Encoding, encoding_for_range, encoding_for_weights, fake_quantize
-from npukit.graph import Graph, Node, make_graph
+from npukit.graph import CANONICAL_OPSET, Graph, Node, make_graph
 
 Array = NDArray[Any]
 TYPES = {
@@ -45,7 +45,7 @@ class Case:
     """An op: ``keeps`` says that outputs are on the grid of input 0, ``fixed`` that they are on the grid of that name.
 
     ``ties`` says that all activations share one grid. ``axes`` are those of the output channels and of the input channels of the
-    weight, ``then`` an op that follows.
+    weight, ``then`` an op that follows, ``opset`` the first that has the op.
     """
 
     op: str
@@ -57,6 +57,13 @@ class Case:
     fixed: Mapping[str, tuple[float, int]] | None = None
     axes: tuple[int, int] = (0, 1)
     then: str = ""
+    domain: str = ""
+    opset: int = CANONICAL_OPSET
+
+    @property
+    def key(self) -> str:
+        """The op with its domain in front, where that is not the default one."""
+        return f"{self.domain}.{self.op}" if self.domain else self.op
 
     @property
     def weighted(self) -> bool:
@@ -103,6 +110,11 @@ _SCALE, _SHIFT = Arg((16,), 0.5, 1.5, "const"), Arg((16,), -0.5, 0.5, "const")
 _AXES = _plain(np.array([2, 3]))
 _ROI = Arg(kind="absent")
 _TWICE = _plain(np.array([1, 1, 2, 2], np.float32))
+_MICROSOFT = "com.microsoft"
+_ROI_ALIGN = {"output_height": 4, "output_width": 4, "sampling_ratio": 2, "coordinate_transformation_mode": "output_half_pixel"}
+_REGIONS = np.array([[0, 0, 0, 8, 8], [0, 2, 3, 12, 10], [0, 1, 1, 5, 14]], np.float32)
+_PACKED = np.random.default_rng(2).integers(0, 256, (16, 2, 16)).astype(np.uint8)
+_BLOCK_SCALES = np.random.default_rng(3).uniform(0.01, 0.1, 32).astype(np.float32)
 _PADS = {"kernel_shape": (3, 3), "strides": (2, 2), "pads": (1, 1, 1, 1)}
 
 
@@ -121,9 +133,13 @@ CASES: dict[str, Case] = {
     "ConvDW3x3": _conv((1, 16, 14, 14), (16, 1, 3, 3), pads=(1, 1, 1, 1), group=16),
     "ConvGroup4": _conv((1, 16, 14, 14), (16, 4, 3, 3), pads=(1, 1, 1, 1), group=4),
     "Conv+Relu": _conv((1, 16, 14, 14), (16, 16, 3, 3), pads=(1, 1, 1, 1), then="Relu"),
+    "Conv1x1_single": _conv((1, 16, 8, 8), (1, 16, 1, 1)),
+    "Conv1x1_single_nobias": _conv((1, 16, 8, 8), (1, 16, 1, 1), bias=False),
     "Conv1D": _conv((1, 16, 64), (24, 16, 3), pads=(1, 1)),
     "Conv3D": _conv((1, 8, 6, 8, 8), (8, 8, 3, 3, 3), pads=(1,) * 6),
     "ConvTranspose": _conv((1, 16, 8, 8), (16, 12, 3, 3), op="ConvTranspose", strides=(2, 2), pads=(1, 1, 1, 1)),
+    "ConvTranspose_single": _conv((1, 16, 8, 8), (16, 1, 3, 3), op="ConvTranspose"),
+    "ConvTranspose_nobias": _conv((1, 16, 8, 8), (16, 4, 3, 3), bias=False, op="ConvTranspose"),
     "Gemm": _gemm(bias=True, trans=1),
     "Gemm_transB0": _gemm(bias=True, trans=0),
     "Gemm_nobias": _gemm(bias=False, trans=1),
@@ -235,10 +251,36 @@ CASES: dict[str, Case] = {
     "CumSum": Case("CumSum", (Arg((1, 32, 16)), _plain(np.array(1)))),
     "GridSample": Case("GridSample", (Arg(), Arg((1, 12, 12, 2), -1, 1)), keeps=True),
     "Einsum": Case("Einsum", (Arg((1, 4, 16, 32)), Arg((1, 4, 32, 16), -2, 2)), {"equation": "bhij,bhjk->bhik"}),
+    "LpPool": Case("LpPool", (Arg(),), {"kernel_shape": (2, 2), "strides": (2, 2), "p": 2}),
+    "LpPool3": Case("LpPool", (Arg(),), {"kernel_shape": (3, 3), "strides": (1, 1), "p": 2}),
+    "LpPool_padded": Case("LpPool", (Arg(),), {"kernel_shape": (2, 2), "strides": (2, 2), "pads": (1, 1, 1, 1), "p": 2}),
+    "LpPool_p1": Case("LpPool", (Arg(),), {"kernel_shape": (2, 2), "strides": (2, 2), "p": 1}),
+    "RoiAlign": _moved("RoiAlign", Arg((4, 4), 0, 15), _plain(np.zeros(4, np.int64)), **_ROI_ALIGN),
+    "RoiAlign_const": _moved("RoiAlign", _plain(_REGIONS[:, 1:]), _plain(np.zeros(3, np.int64)), **_ROI_ALIGN),
+    "RoiAlign_half": _moved("RoiAlign", _plain(_REGIONS[:, 1:]), _plain(np.zeros(3, np.int64)),
+        **{**_ROI_ALIGN, "coordinate_transformation_mode": "half_pixel"}),
+    "MaxRoiPool": _moved("MaxRoiPool", _plain(_REGIONS), pooled_shape=(4, 4)),
+    "QuickGelu": Case("QuickGelu", (Arg(SHAPE, -3, 3),), domain=_MICROSOFT),
+    "Inverse": Case("Inverse", (Arg((16, 2, 2), 0.1, 2),), domain=_MICROSOFT),
+    "RMSNorm": Case("RMSNormalization", (Arg((1, 32, 16)), _SCALE), opset=23),
+    "SimplifiedLayerNorm": Case("SimplifiedLayerNormalization", (Arg((1, 32, 16)), _SCALE), {"axis": -1}),
+    "FusedMatMul": Case("FusedMatMul", (Arg((1, 4, 16, 32)), Arg((1, 4, 16, 32), -2, 2)), {"transB": 1, "alpha": 0.125},
+        domain=_MICROSOFT),
+    "RotaryEmbedding": Case("RotaryEmbedding", (Arg((1, 4, 8, 16)), Arg((8, 8), -1, 1, "const"), Arg((8, 8), -1, 1, "const"),
+        _plain(np.arange(8)[None])), opset=23),
+    "STFT": Case("STFT", (Arg((1, 128, 1)), _plain(np.array(16)), _plain(np.hanning(32).astype(np.float32)), _plain(np.array(32))),
+        {"onesided": 1}),
+    "MatMulNBits": Case("MatMulNBits", (Arg((1, 8, 64)), _plain(_PACKED), _plain(_BLOCK_SCALES)),
+        {"K": 64, "N": 16, "bits": 4, "block_size": 32}, domain=_MICROSOFT),
+    "ScatterElements": Case("ScatterElements", (Arg((4, 8)), _plain(np.array([[0, 1, 3, 2], [2, 0, 1, 3]])), Arg((2, 4))),
+        {"axis": 0}, keeps=True, ties=True),
+    "Col2Im": Case("Col2Im", (Arg((1, 144, 196)), _plain(np.array([16, 16])), _plain(np.array([3, 3])))),
+    "NonMaxSuppression": Case("NonMaxSuppression", (Arg((1, 20, 4), 0, 1), Arg((1, 2, 20), 0, 1), _plain(np.array([5])),
+        _plain(np.array([0.5], np.float32)), _plain(np.array([0.3], np.float32)))),
     "LSTM": _recurrent("LSTM", 4),
     "GRU": _recurrent("GRU", 3),
 }  # fmt: skip
-NO_GRID_OUT = {"Equal", "Greater", "Less", "ArgMax", "ArgMin"}
+NO_GRID_OUT = {"Equal", "Greater", "Less", "ArgMax", "ArgMin", "NonMaxSuppression"}
 
 
 def configurations(case: Case) -> list[tuple[str, str, str]]:
@@ -291,12 +333,12 @@ def _graph(case: Case, rng: np.random.Generator) -> tuple[Graph, dict[str, Array
         outputs: tuple[str, ...] = ("y",)
     else:
         outputs = tuple(f"y{index}" for index in range(case.outputs)) if case.outputs > 1 else ("y",)
-    nodes = [Node(case.op, "the_node", names, outputs if not case.then else ("inner",), dict(case.attributes))]
+    nodes = [Node(case.op, "the_node", names, outputs if not case.then else ("inner",), dict(case.attributes), case.domain)]
     if case.then:
         nodes.append(Node(case.then, "next", ("inner",), outputs))
     fed = {n: v for n, v in values.items() if case.args[int(n[1:])].kind in ("act", "mask")}
     constants = {n: v for n, v in values.items() if n not in fed}
-    return make_graph(nodes, {n: (str(v.dtype), v.shape) for n, v in fed.items()}, outputs, constants), values
+    return make_graph(nodes, {n: (str(v.dtype), v.shape) for n, v in fed.items()}, outputs, constants, opset=case.opset), values
 
 
 def _weight(data: Array, weight: str, granularity: str, case: Case, act: str) -> Encoding:

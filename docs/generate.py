@@ -188,7 +188,7 @@ def op_constraints() -> str:
         " form; `S` is the source, with the confidence in it. `npukit backends htp --rules OP` prints the same.\n"
     )
     parts.append("\n".join(f"{i}. {source}" for source, i in sources.items()) + "\n")
-    missing = sorted(op for op in by_op if not backend.supports(op))
+    missing = sorted({row.op for row in backend.constraints() if not backend.supports(row.op, row.domain)})
     parts.append(f"Accepted, but without a kernel in the emulator (`--float-fallback`): {', '.join(missing) or 'none'}.\n")
     for op, rows in sorted(by_op.items()):
         native = rows[0].native

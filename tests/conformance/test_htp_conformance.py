@@ -20,3 +20,13 @@ class TestHtpV66(TestHtp):
     """On a DSP of before the HTP, which has other constraints and no per-channel weights."""
 
     soc = "v66"
+
+
+class TestHtpV68(TestHtp):
+    """On a chip whose multiplier has 11 bits, so that codes near a rounding boundary differ from the Q/DQ simulation."""
+
+    soc = "v68"
+    tolerances: ClassVar[dict[str, Tolerance]] = {
+        **TestHtp.tolerances,
+        **dict.fromkeys(("Conv", "ConvTranspose", "Gemm", "MatMul"), Tolerance(share=0.12)),
+    }

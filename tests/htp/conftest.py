@@ -11,7 +11,7 @@ import onnxruntime as ort
 import pytest
 
 from npukit.encoding import Array, Encoding, encoding_for_range, fake_quantize
-from npukit.graph import Graph, Node, make_graph, serialize
+from npukit.graph import CANONICAL_OPSET, Graph, Node, make_graph, serialize
 from npukit_htp.backend import HtpBackend
 
 
@@ -60,6 +60,8 @@ def run_op(
     constants: Sequence[int] = (),
     outputs: int = 1,
     soc: str = "",
+    domain: str = "",
+    opset: int = CANONICAL_OPSET,
     **attributes: Any,
 ) -> Outcome:
     """Run one op. ``out`` may be an encoding, or a type for which the grid is made from the reference's own range."""
@@ -69,10 +71,10 @@ def run_op(
     fixed = {n: x for i, (n, x) in enumerate(zip(names, inputs, strict=True)) if x is not None and i in constants}
     fed = {n: x for n, x in arrays.items() if n not in fixed}
     given = {n: e for n, e in zip(names, [*grids, *[None] * len(names)], strict=False) if n and e is not None}
-    node = Node(op, op.lower(), tuple(names), tuple(made), attributes)
+    node = Node(op, op.lower(), tuple(names), tuple(made), attributes, domain)
 
     def graph(constants: Mapping[str, Array]) -> Graph:
-        return make_graph([node], {n: (str(x.dtype), x.shape) for n, x in fed.items()}, made, constants)
+        return make_graph([node], {n: (str(x.dtype), x.shape) for n, x in fed.items()}, made, constants, opset=opset)
 
     rounded = {n: fake_quantize(x, given[n]) if n in given else x for n, x in arrays.items()}
     real = float_run(graph({n: rounded[n] for n in fixed}), {n: rounded[n] for n in fed})[0]

@@ -17,17 +17,18 @@ from npukit.quantization import Options, quantize
 from npukit.testing import random_feeds
 from npukit_htp.backend import HtpBackend
 from npukit_htp.kernels.unary import UNARY
-from npukit_htp.lower import LOWERINGS
+from npukit_htp.lower import lowerings_of
+from npukit_htp.requantize import wide
 
 BACKEND = HtpBackend()
 DTYPES = ("uint8", "int8", "uint16", "int16")
 
 
 def assert_same(
-    graph: Graph, encodings: Mapping[str, Encoding], feeds: Sequence[Mapping[str, Array]], fast: int | None = None
+    graph: Graph, encodings: Mapping[str, Encoding], feeds: Sequence[Mapping[str, Array]], fast: int | None = None, soc: str = ""
 ) -> None:
     """Both forms give the same values of all tensors; ``fast`` nodes run in the fast form (all of them by default)."""
-    program = BACKEND.compile(graph, encodings, BACKEND.soc())
+    program = BACKEND.compile(graph, encodings, BACKEND.soc(soc))
     names = [n for node in graph.nodes for n in node.outputs if n]
     with BACKEND.open(program, "numpy") as slow, BACKEND.open(program, "fast") as quick:
         assert quick.metrics()["fast"] == (len(graph.nodes) if fast is None else fast)
@@ -106,10 +107,11 @@ def sum_case(
 @pytest.mark.parametrize("x", DTYPES)
 @pytest.mark.parametrize("name", SUMS)
 def test_sums(name: str, x: str, w: str, granularity: str, rng: np.random.Generator) -> None:
-    """Convolutions and matrix products, on random weights and on weights at the ends of their grid."""
+    """Convolutions and matrix products, on random weights and on weights at the ends of their grid, for both requantizations."""
     for bias, extreme in ((True, False), (False, True)):
         graph, encodings, shapes = sum_case(name, x, w, x, granularity, bias, rng, extreme)
-        assert_same(graph, encodings, feeds_of(rng, shapes))
+        for soc in ("v79", "v68"):
+            assert_same(graph, encodings, feeds_of(rng, shapes), soc=soc)
 
 
 @pytest.mark.parametrize(("x", "out"), [("uint8", "uint16"), ("uint16", "uint8"), ("int8", "uint8"), ("uint8", "int16")])
@@ -117,7 +119,8 @@ def test_sums(name: str, x: str, w: str, granularity: str, rng: np.random.Genera
 def test_sums_that_change_type(name: str, x: str, out: str, rng: np.random.Generator) -> None:
     """The output may have another type than the input."""
     graph, encodings, shapes = sum_case(name, x, "int8", out, "channel", True, rng)
-    assert_same(graph, encodings, feeds_of(rng, shapes))
+    for soc in ("v79", "v68"):
+        assert_same(graph, encodings, feeds_of(rng, shapes), soc=soc)
 
 
 @pytest.mark.parametrize("x", ["uint8", "int8"])
@@ -285,7 +288,7 @@ def test_every_lowering_is_tested() -> None:
     """No op has a lowering that nothing here runs."""
     sums, moves, means = ({case[0] for case in cases.values()} for cases in (SUMS, MOVES, MEANS))
     others = {"Add", "Sub", "Mul", "Max", "Min", "PRelu", "Sum", "Div", "Concat", "Resize"}
-    assert set(LOWERINGS) <= sums | moves | means | others | set(UNARY)
+    assert set(lowerings_of(wide)) <= sums | moves | means | others | set(UNARY)
 
 
 # ---------------------------------------------------------------------------------------------------------------- networks

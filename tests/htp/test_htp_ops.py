@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from npukit.backend import Call, Value
-from npukit.encoding import Encoding, encoding_for_weights
+from npukit.encoding import Encoding, encoding_for_weights, fake_quantize
 from npukit.graph import Node
 from npukit_htp.kernels import KERNELS
 from npukit_htp.kernels.unary import erf
@@ -178,7 +178,7 @@ UNARY: dict[str, tuple[float, float, dict[str, Any]]] = {
 @pytest.mark.parametrize("op", UNARY)
 @pytest.mark.parametrize("dtype", ACTIVATIONS)
 def test_unary(op: str, dtype: str, rng: np.random.Generator, run_op: Callable[..., Any], grid_of: Callable[..., Any]) -> None:
-    """A function of one value is the correctly rounded float result at every width (float islands: before v73)."""
+    """A function of one value is the correctly rounded float result at every width (float islands: before v69)."""
     low, high, attributes = UNARY[op]
     x = rng.uniform(low, high, (3, 400)).astype(np.float32)
     grid = grid_of(x, dtype)
@@ -356,6 +356,25 @@ def test_batch_normalization(rng: np.random.Generator, run_op: Callable[..., Any
     run_op("BatchNormalization", [x, *parameters], [grid_of(x)], constants=(1, 2, 3, 4)).check()
 
 
+def test_batch_normalization_folds_on_small_grids(
+    rng: np.random.Generator, run_op: Callable[..., Any], grid_of: Callable[..., Any]
+) -> None:
+    """Scale and shift given in 8 bits are folded with the statistics and rounded to 8 bits again, by hand here."""
+    x, channels = normal(rng, 1, 4, 8, 8), np.arange(4)
+    scale, bias = 0.5 + 0.3 * channels, 0.2 * channels - 0.3
+    mean, variance = 0.1 * channels, 0.5 + 0.1 * channels
+    arrays = [x, *(v.astype(np.float32) for v in (scale, bias, mean, variance))]
+    grids = [grid_of(x), *(grid_of(np.append(v, 0)) for v in arrays[1:3])]
+    outcome = run_op("BatchNormalization", arrays, grids, "uint16", constants=(1, 2, 3, 4))
+    rounded = [fake_quantize(v, g) for v, g in zip(arrays, [*grids, None, None], strict=True) if g is not None]
+    factor = rounded[1] / np.sqrt(variance + 1e-5)
+    shift = rounded[2] - mean * factor
+    factor, shift = (fake_quantize(v.astype(np.float32), grid_of(np.append(v, 0))) for v in (factor, shift))
+    wanted = rounded[0] * factor[:, None, None] + shift[:, None, None]
+    np.testing.assert_allclose(outcome.got, fake_quantize(wanted, outcome.encoding), atol=1.01 * float(outcome.encoding.steps))
+    assert np.abs(outcome.steps()).max() > 20  # which the float op is far from
+
+
 @pytest.mark.parametrize("op", ["ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL2", "ReduceSumSquare"])
 @pytest.mark.parametrize("axes", [(1,), (0, -1), None])
 def test_reduce(
@@ -464,7 +483,7 @@ def test_movement(case: str, rng: np.random.Generator, run_op: Callable[..., Any
     arrays = [x, *(None if v is None else np.asarray(v) for v in rest)]
     grid, fixed = grid_of(x), range(1, len(arrays))
     run_op(op, arrays, [grid], grid, constants=fixed, **attributes).check(1, 0)
-    # Before v73, where a change of grid is computed in float32; test_htp_profiles has the float16 of later chips.
+    # Before v69, where a change of grid is computed in float32; test_htp_profiles has the float16 of later chips.
     run_op(op, arrays, [grid], "uint16", constants=fixed, soc="v68", **attributes).check(0.98)
     plain = run_op(op, arrays, out=None, constants=fixed, **attributes)
     assert np.array_equal(plain.got, plain.expected)
@@ -484,12 +503,32 @@ def test_resize(
     run_op: Callable[..., Any],
     grid_of: Callable[..., Any],
 ) -> None:
-    """Linear and cubic interpolation with every coordinate transformation."""
+    """Linear and cubic interpolation with every coordinate transformation, to another grid."""
     x = normal(rng, 1, 2, 6, 5)
     roi = np.array([0, 0, 0.1, 0.2, 1, 1, 0.8, 0.9], np.float32)
     arrays = [x, roi if transform == "tf_crop_and_resize" else None, np.array([1, 1, *scales], np.float32)]
-    outcome = run_op("Resize", arrays, [grid_of(x)], constants=(1, 2), mode=mode, coordinate_transformation_mode=transform)
-    outcome.check(0.97)
+    attributes = {"mode": mode, "coordinate_transformation_mode": transform}
+    run_op("Resize", arrays, [grid_of(x)], "uint16", constants=(1, 2), **attributes).check(0.97)
+
+
+def test_linear_resize_rounds_half_up(run_op: Callable[..., Any]) -> None:
+    """On one grid codes are interpolated and halves go up: between 0 and 1 lies 1, between 2 and 3 lies 3."""
+    x, scales = np.array([[[0, 1, 2, 3]]], np.float32), np.array([1, 1, 2], np.float32)
+    attributes = {"mode": "linear", "coordinate_transformation_mode": "asymmetric"}
+    for zero in (0, 7):
+        grid = Encoding("uint8", 1.0, zero)
+        outcome = run_op("Resize", [x, None, scales], [grid], grid, constants=(2,), **attributes)
+        assert outcome.got.ravel().tolist() == [0, 1, 1, 2, 2, 3, 3, 3]
+
+
+@pytest.mark.parametrize("dtype", ACTIVATIONS)
+def test_linear_resize_on_one_grid(
+    dtype: str, rng: np.random.Generator, run_op: Callable[..., Any], grid_of: Callable[..., Any]
+) -> None:
+    """The mean of codes is the code of the mean: away from halves nothing differs from the float op between grids."""
+    x, scales = normal(rng, 1, 3, 6, 5), np.array([1, 1, 1.7, 2.3], np.float32)
+    grid = grid_of(x, dtype)
+    run_op("Resize", [x, None, scales], [grid], grid, constants=(2,), mode="linear").check(0.98)
 
 
 def test_concat(rng: np.random.Generator, run_op: Callable[..., Any], grid_of: Callable[..., Any]) -> None:
@@ -552,9 +591,15 @@ def test_recurrent(
 
 
 def test_einsum(rng: np.random.Generator, run_op: Callable[..., Any], grid_of: Callable[..., Any]) -> None:
-    """Einsum of two activations."""
+    """Einsum of two activations; one that is a MatMul is computed as such."""
     a, b = normal(rng, 2, 3, 4), normal(rng, 2, 4, 5)
-    run_op("Einsum", [a, b], [grid_of(a), grid_of(b)], equation="bij,bjk->bik").check()
+    product = run_op("Einsum", [a, b], [grid_of(a), grid_of(b)], equation="bij, bjk -> bik")
+    product.check()
+    run_op("Einsum", [a, b.transpose(0, 2, 1)], [grid_of(a), grid_of(b)], equation="bij,bkj->bik").check()
+    run_op("Einsum", [a, a], [grid_of(a), grid_of(a)], equation="bij,bik->bjk").check()
+    run_op("Einsum", [a, b[0]], [grid_of(a), grid_of(b)], equation="bij,jk->bik").check()
+    old = run_op("Einsum", [a, b], [grid_of(a), grid_of(b)], "uint16", equation="bij,bjk->bik", soc="v68").got
+    assert np.array_equal(old, run_op("MatMul", [a, b], [grid_of(a), grid_of(b)], "uint16", soc="v68").got)
 
 
 def test_dropout(rng: np.random.Generator, run_op: Callable[..., Any], grid_of: Callable[..., Any]) -> None:
@@ -572,13 +617,15 @@ def test_rms_normalization(rng: np.random.Generator) -> None:
 
 
 def test_every_kernel_is_tested() -> None:
-    """No kernel is without a test in this file."""
+    """No kernel is without a test in this file or, the last ones, in test_htp_float_ops.py."""
     tested = {*UNARY, *BINARY, *NORMS, *(row[0] for row in (*POOLS.values(), *MOVES.values()))}
     tested |= set(
         "Conv ConvTranspose Gemm MatMul Reciprocal Clip Equal Greater GreaterOrEqual Less LessOrEqual And Or Xor Not IsNaN "  # noqa: SIM905
         "IsInf Where BatchNormalization ReduceMean ReduceSum ReduceMax ReduceMin ReduceL2 ReduceSumSquare ArgMax ArgMin CumSum "
         "TopK OneHot NonZero Concat Split ScatterElements ScatterND Cast Shape ConstantOfShape LSTM GRU Einsum "
-        "Dropout RMSNormalization GridSample".split()
+        "Dropout RMSNormalization GridSample "
+        "LpPool MaxRoiPool RoiAlign RotaryEmbedding STFT SimplifiedLayerNormalization com.microsoft.FusedMatMul "
+        "com.microsoft.Inverse com.microsoft.MatMulNBits com.microsoft.QuickGelu".split()
     )
     assert set(KERNELS) == tested
 

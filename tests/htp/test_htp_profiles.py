@@ -1,4 +1,4 @@
-"""Arithmetic profiles: float islands compute in float16 from v73 on, in float32 before."""
+"""Arithmetic profiles: float islands compute in float16 from v69 on, in float32 before."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
-from npukit.encoding import Array, Encoding, encoding_for_range, quantize
+from npukit.backend import Accumulator
+from npukit.encoding import Array, Encoding, encoding_for_range, fake_quantize, quantize
 from npukit.graph import Graph, Node, make_graph
 from npukit_htp.backend import HtpBackend
 from npukit_htp.profile import FLOAT_ISLANDS, profile_of
@@ -31,12 +32,12 @@ def codes(values: Array, encoding: Encoding) -> Array:
     return np.asarray(quantize(values, encoding), np.int64)
 
 
-def test_profiles_split_at_v73() -> None:
-    """v66 to v69 are one family, v73 to v81 the other."""
+def test_profiles_split_at_v69() -> None:
+    """v66 and v68 are one family, v69 to v81 the other."""
     backend = HtpBackend()
     families = {soc.arch: profile_of(soc).float_dtype for soc in backend.socs()}
-    assert {arch for arch, kind in families.items() if kind == "float32"} == {"v66", "v68", "v69"}
-    assert {"v73", "v75", "v79", "v81"} <= {arch for arch, kind in families.items() if kind == "float16"}
+    assert {arch for arch, kind in families.items() if kind == "float32"} == {"v66", "v68"}
+    assert {"v69", "v73", "v75", "v79", "v81"} <= {arch for arch, kind in families.items() if kind == "float16"}
 
 
 def test_a_reshape_that_requantizes_goes_through_float16(x: Array) -> None:
@@ -80,3 +81,64 @@ def test_float_models_are_left_alone(op: str, x: Array) -> None:
     assert op in FLOAT_ISLANDS
     old, new = (run(graph, grids, {"x": x}, soc)["y"] for soc in ("v68", "v79"))
     assert (old != new).any()
+
+
+def test_stft_rounds_its_basis(x: Array) -> None:
+    """From v69 on the window times the Fourier basis is float16; a model without grids computes in float32."""
+    step, window = np.array(16), np.hanning(32).astype(np.float32)
+    constants = {"step": step, "w": window}
+    graph = make_graph([Node("STFT", "s", ("x", "step", "w"), ("y",))], {"x": ("float32", (1, 256, 1))}, ["y"], constants)
+    signal = x.reshape(1, 256, 1)
+    grids = {"x": encoding_for_range(-1, 1, "uint8"), "y": encoding_for_range(-16, 16, "uint16")}
+    old, new = (codes(run(graph, grids, {"x": signal}, soc)["y"], grids["y"]) for soc in ("v68", "v69"))
+    frames = np.lib.stride_tricks.sliding_window_view(fake_quantize(signal, grids["x"])[0, :, 0], 32)[::16]
+    cosines = np.cos(np.outer(np.arange(32), np.arange(17)) * np.pi / 16) * window[:, None]
+    half = [v.astype(np.float16).astype(np.float32) for v in (frames, cosines)]
+    real = (half[0] @ half[1]).astype(np.float16).astype(np.float32)
+    np.testing.assert_array_equal(new[0, :, :, 0], codes(real, grids["y"]))
+    assert (old != new).any()
+    plain = [run(graph, {}, {"x": signal}, soc)["y"] for soc in ("v68", "v69")]
+    np.testing.assert_array_equal(*plain)
+
+
+def test_regions_are_positions() -> None:
+    """RoiAlign rounds the image to float16 and the regions, which are positions, not at all."""
+    image = np.linspace(-1, 1, 64, dtype=np.float32).reshape(1, 1, 8, 8)
+    regions = np.array([[0.1, 0.2, 6.7, 5.9], [1.23, 1.1, 3.1, 4.7]], np.float32)
+    node = Node("RoiAlign", "r", ("x", "regions", "i"), ("y",), {"output_height": 2, "output_width": 2, "sampling_ratio": 2})
+    graph = make_graph([node], {"x": ("float32", image.shape), "regions": ("float32", (2, 4))}, ["y"], {"i": np.zeros(2, np.int64)})
+    where, grid = encoding_for_range(0, 8, "uint16"), encoding_for_range(-1, 1, "uint8")
+    out = encoding_for_range(-1, 1, "uint16")
+    grids = {"x": grid, "regions": where, "y": out}
+    got = run(graph, grids, {"x": image, "regions": regions}, "v69")["y"]
+    half = fake_quantize(image, grid).astype(np.float16).astype(np.float32)
+    wanted = run(graph, {}, {"x": half, "regions": fake_quantize(regions, where)}, "v69")["y"]
+    np.testing.assert_array_equal(codes(got, out), codes(wanted.astype(np.float16).astype(np.float32), out))
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16"])
+@pytest.mark.parametrize("scale", [3e-3, 1.7e-3, 2.93e-5])
+def test_the_multiplier_has_11_bits_before_v73(dtype: str, scale: float) -> None:
+    """On v68 and v69 the zero point is added to the sum and both are multiplied by a binary16 fraction; v73 has a float32."""
+    backend = HtpBackend()
+    above, spread = (40_000, 20_000) if dtype == "uint16" else (100, 100)
+    sums = np.rint(np.random.default_rng(0).uniform(-spread, spread, 5000) / scale)
+    out = Encoding(dtype, 1.0, Encoding(dtype, 1.0, 0).qmin + above)
+    found = {soc: backend.requantize(Accumulator(sums, np.asarray(scale)), out, backend.soc(soc)) for soc in ("v68", "v69", "v73")}
+    # 2.93e-5 is subnormal in binary16: the fraction keeps its bits, as the exponent is apart.
+    half = float(np.float16(scale * 2**12)) / 2**12
+    narrow = np.rint((sums + np.rint(above / scale)).astype(np.float32) * np.float32(half)) + out.qmin
+    np.testing.assert_array_equal(found["v68"], np.clip(narrow, out.qmin, out.qmax))
+    np.testing.assert_array_equal(found["v69"], found["v68"])
+    wide = np.rint(sums.astype(np.float32) * np.float32(scale)) + int(out.zeros)
+    np.testing.assert_array_equal(found["v73"], np.clip(wide, out.qmin, out.qmax))
+    assert (found["v69"] != found["v73"]).any()
+
+
+def test_a_16_bit_output_shows_the_multiplier() -> None:
+    """Where codes are large the two multipliers lie many codes apart."""
+    backend, out = HtpBackend(), Encoding("uint16", 1.0, 0)
+    acc = Accumulator(np.array([6e4 / 0.30015]), np.asarray(0.30015))
+    old, new = (int(backend.requantize(acc, out, backend.soc(soc))[0]) for soc in ("v68", "v73"))
+    assert new == 60000
+    assert 5 < abs(old - new) < 30

@@ -74,6 +74,9 @@ ACCEPTED_BUT_WRONG = [
     ("Reshape_requant", "u16", "-", "-", "float-island"),
     ("Reshape_requant", "u8", "-", "-", "float-island"),
     ("CumSum", "u8", "-", "-", "cumsum"),
+    ("LpPool_padded", "u16", "-", "-", "lp-pool-pads"),
+    ("LpPool_padded", "f16", "-", "-", "lp-pool-pads"),
+    ("STFT", "f16", "-", "-", "stft-float16"),
 ]
 
 
@@ -86,7 +89,17 @@ def test_accepted_but_wrong_is_a_warning(case: str, act: str, weight: str, granu
     assert [(p.severity, p.rule) for p in found] == [("warning", rule)]
 
 
-@pytest.mark.parametrize(("case", "act", "weight", "granularity"), [("Sigmoid", "u16", "-", "-"), ("Conv3x3", "u16", "s16", "pc")])
+RIGHT_FORMS = [
+    ("Sigmoid", "u16", "-", "-"),
+    ("Conv3x3", "u16", "s16", "pc"),
+    ("LpPool", "u16", "-", "-"),
+    ("STFT", "f32", "-", "-"),
+    ("QuickGelu", "s16", "-", "-"),
+    ("RMSNorm", "u8", "-", "-"),
+]
+
+
+@pytest.mark.parametrize(("case", "act", "weight", "granularity"), RIGHT_FORMS)
 def test_the_right_form_has_no_warning(case: str, act: str, weight: str, granularity: str) -> None:
     """The same op in its right form is accepted without a word."""
     model = grid.build(case, act, weight, granularity)
@@ -124,3 +137,46 @@ def test_models_of_the_grid_are_made_alike() -> None:
     one, two = grid.build("Gemm", "u8", "s8", "pc"), grid.build("Gemm", "u8", "s8", "pc")
     assert one.encodings.keys() == two.encodings.keys()
     np.testing.assert_array_equal(one.feeds["x0"], two.feeds["x0"])
+
+
+def test_an_inverse_is_two_by_two() -> None:
+    """Larger matrices are refused, and the message says where; a tensor of unknown shape is not judged by its sizes."""
+    backend = HtpBackend()
+    rules = Rules.of(backend, backend.soc("SM8750"))
+    node = Node("Inverse", "inv", ("x",), ("y",), {}, "com.microsoft")
+    for size, expected in ((2, []), (3, ["dims", "dims"])):
+        graph = make_graph([node], {"x": ("float32", (4, size, size))}, ["y"])
+        encodings = dict.fromkeys("xy", encoding_for_range(-1, 1, "uint8"))
+        assert [p.rule for p in rules.validate(graph, encodings)] == expected
+    graph = make_graph([node], {"x": ("float32", None)}, ["y"])
+    assert [p.rule for p in rules.validate(graph, encodings)] == ["dynamic-shape"]
+
+
+@pytest.mark.parametrize(
+    ("case", "granularity", "rules"),
+    [
+        ("Conv1x1_single", "pc", ["dims"]),
+        ("Conv1x1_single", "pt", ["inputs"]),
+        ("Conv1x1_single_nobias", "pc", []),
+        ("Conv1x1", "pc", []),
+        ("ConvTranspose_single", "pc", ["dims"]),
+        ("ConvTranspose_nobias", "pt", []),
+        ("ConvTranspose", "pc", []),
+    ],
+)
+def test_one_output_channel_of_4_bits_takes_no_bias(case: str, granularity: str, rules: list[str]) -> None:
+    """The scale of one channel is a scale per tensor, which 4-bit weights have without a bias only."""
+    backend = HtpBackend()
+    model = grid.build(case, "u8", "s4", granularity)
+    found = Rules.of(backend, backend.soc("SM8750")).validate(model.graph, model.encodings)
+    assert [p.rule for p in found] == rules
+
+
+def test_ops_that_the_provider_lacks_are_refused() -> None:
+    """An op in the vendor's own list without a kernel here is refused."""
+    backend = HtpBackend()
+    assert not backend.supports("Col2Im")
+    assert not backend.supports("NonMaxSuppression")
+    assert backend.supports("QuickGelu", "com.microsoft")
+    assert not backend.supports("QuickGelu")
+    assert not backend.supports("Gelu", "com.microsoft")

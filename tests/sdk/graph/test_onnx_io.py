@@ -239,3 +239,52 @@ def test_shapes_behind_a_group_normalization() -> None:
     scale = np.ones(4, np.float32)
     graph = make_graph(nodes, {"x": ("float32", (1, 4, 5))}, ["y"], {"s": scale, "b": scale})
     assert [(graph.tensor(n).dtype, graph.tensor(n).shape) for n in "ny"] == [("float32", (1, 4, 5))] * 2
+
+
+def test_shapes_behind_ops_of_onnx_runtime() -> None:
+    """What ONNX Runtime adds to ONNX has a known type, so that the tensors behind it are planned like others."""
+    nodes = [
+        Node("SimplifiedLayerNormalization", "s", ("x", "g"), ("a",), {"axis": -1}),
+        Node("FusedMatMul", "f", ("a", "w"), ("b",), {"transB": 1}, "com.microsoft"),
+        Node("QuickGelu", "q", ("b",), ("c",), {}, "com.microsoft"),
+        Node("FusedMatMul", "t", ("c", "a"), ("d",), {"transA": 1}, "com.microsoft"),
+        Node("Relu", "r", ("d",), ("y",)),
+    ]
+    constants = {"g": np.ones(8, np.float32), "w": np.ones((6, 8), np.float32)}
+    graph = make_graph(nodes, {"x": ("float32", ("N", 4, 8))}, ["y"], constants)
+    shapes = {"a": ("N", 4, 8), "b": ("N", 4, 6), "c": ("N", 4, 6), "d": ("N", 6, 8), "y": ("N", 6, 8)}
+    assert {n: graph.tensor(n).shape for n in shapes} == shapes
+    assert all(graph.tensor(n).is_float for n in shapes)
+
+
+def test_shape_behind_weights_of_few_bits() -> None:
+    """MatMulNBits gives N columns."""
+    node = Node("MatMulNBits", "m", ("x", "w", "s"), ("y",), {"K": 32, "N": 3, "bits": 4, "block_size": 32}, "com.microsoft")
+    constants = {"w": np.zeros((3, 1, 16), np.uint8), "s": np.ones(3, np.float32)}
+    graph = make_graph([node], {"x": ("float32", (1, 5, 32))}, ["y"], constants)
+    assert (graph.tensor("y").dtype, graph.tensor("y").shape) == ("float32", (1, 5, 3))
+
+
+@pytest.mark.parametrize("opset", [17, 21])
+def test_an_op_of_onnx_runtime_in_the_default_domain(opset: int) -> None:
+    """SimplifiedLayerNormalization, which ONNX Runtime has in the default domain, loads from old and new models."""
+    node = helper.make_node("SimplifiedLayerNormalization", ["x", "g"], ["y"], axis=-1)
+    graph = load(proto([node], opset, initializers=(weight("g", 4),)).SerializeToString())
+    assert [(n.op, n.domain) for n in graph.nodes] == [("SimplifiedLayerNormalization", "")]
+    assert set(graph.domains) == set()
+    assert graph.tensor("y").shape == (2, 4)
+
+
+@pytest.mark.parametrize(("op", "opset"), [("Upsample", 9), ("Resize", 10)])
+@pytest.mark.parametrize("mode", ["nearest", "linear"])
+@pytest.mark.parametrize("scale", [2.0, 2.5])
+def test_old_resizes_keep_their_coordinates(op: str, opset: int, mode: str, scale: float) -> None:
+    """Before opset 11 pixels were not at half coordinates; the converted model computes what the old one did."""
+    scales = numpy_helper.from_array(np.array([1, 1, scale, scale], np.float32), "s")
+    model = proto([helper.make_node(op, ["x", "s"], ["y"], mode=mode)], opset, (1, 2, 4, 4), (scales,), ir_version=8)
+    feeds = {"x": np.random.default_rng(0).normal(size=(1, 2, 4, 4)).astype(np.float32)}
+    before, after = (
+        onnxruntime.InferenceSession(form, providers=["CPUExecutionProvider"]).run(None, feeds)[0]
+        for form in (model.SerializeToString(), serialize(load(model.SerializeToString())))
+    )
+    np.testing.assert_allclose(after, before, rtol=1e-6)

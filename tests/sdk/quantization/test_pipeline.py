@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,15 @@ import numpy as np
 import pytest
 
 import npukit as nk
+from npukit.backend import Backend, Kernel, Soc
 from npukit.encoding import Encoding, encoding_for_range
 from npukit.encoding.formats import insert_qdq, write_encodings
 from npukit.errors import ConstraintError, DataError, EncodingError, UsageError
 from npukit.graph import Graph, Node, make_graph, save
-from npukit.plugins import Registry
+from npukit.plugins import Registry, hookimpl
 from npukit.quantization import Quantized, compare, open_session
 from npukit.quantization.compare import _CodeMeter
+from npukit_htp.backend import HtpBackend
 
 RNG = np.random.default_rng(0)
 REGISTRY = Registry.load()
@@ -180,15 +183,31 @@ def test_compare_and_raise() -> None:
     assert row.sqnr["htp"] >= worst.sqnr["htp"]
 
 
+class WithoutLpPool(HtpBackend):
+    """A backend whose constraints know an op that it has no kernel of."""
+
+    name = "lesser"
+
+    def kernels(self, soc: Soc) -> Mapping[str, Kernel]:
+        return {op: kernel for op, kernel in super().kernels(soc).items() if op != "LpPool"}
+
+    @hookimpl
+    def register_backends(self) -> Backend:
+        return self
+
+
 def test_float_fallback() -> None:
     """An op without a kernel is refused by name, and runs in float16 when that is asked for."""
+    registry = Registry.load()
+    registry.add("lesser", WithoutLpPool())
     nodes = [Node("Conv", "conv", ("x", "w"), ("c",)), Node("LpPool", "lp", ("c",), ("y",), {"kernel_shape": (2, 2), "p": 2})]
     graph = make_graph(nodes, {"x": ("float32", (1, 2, 8, 8))}, ["y"], weights(w=(4, 2, 1, 1)))
-    refused = nk.check(graph, backend="htp", registry=REGISTRY)
+    refused = nk.check(graph, backend="lesser", registry=registry)
     assert [(p.node, p.rule) for p in refused.problems] == [("lp", "no-kernel")]
     options = nk.Options(float_fallback=True)
-    assert nk.check(graph, backend="htp", options=options, registry=REGISTRY).verdict == "accepted"
-    with nk.Session(quantized(graph, options=options), registry=REGISTRY) as session:
+    assert nk.check(graph, backend="lesser", options=options, registry=registry).verdict == "accepted"
+    made = nk.quantize(graph, backend="lesser", data=DATA, options=options, registry=registry)
+    with nk.Session(made, registry=registry) as session:
         assert session.run(DATA[0])["y"].shape == (1, 4, 7, 7)
 
 

@@ -10,6 +10,7 @@ import attrs
 import yaml
 
 from npukit.backend import (
+    Accumulator,
     Arithmetic,
     Kernel,
     KernelBackend,
@@ -21,12 +22,13 @@ from npukit.backend import (
     load_constraints,
     load_socs,
 )
-from npukit.encoding import Encoding
+from npukit.encoding import Array, Encoding
 from npukit.graph import Graph, fold_batch_norm, fold_constants, remove_dead_nodes
 from npukit_htp.arithmetic import arithmetic
 from npukit_htp.cost import estimate
-from npukit_htp.lower import LOWERINGS
+from npukit_htp.lower import lowerings_of
 from npukit_htp.profile import kernels_of, profile_of
+from npukit_htp.requantize import codes_of, narrow, wide
 from npukit_htp.rewrites import fuse_gelu
 
 _DATA = Path(__file__).parent / "data"
@@ -47,9 +49,9 @@ def _constraints() -> tuple[OpConstraint, ...]:
 class HtpBackend(KernelBackend):
     """An emulator of the Hexagon Tensor Processor that computes documented integer arithmetic.
 
-    Convolutions and matrix products are exact integer sums, requantized with one float32 multiplier; unary functions are the
-    correctly rounded real result; other ops compute in float32 between their grids. Float islands compute in float16 from v73
-    on; in everything else one arithmetic serves every SoC, and SoCs differ in what they accept.
+    Convolutions and matrix products are exact integer sums, requantized with one multiplier (of 11 significant bits on v68 and v69,
+    a float32 later); unary functions are the correctly rounded real result; other ops compute in float32 between their grids. Float
+    islands compute in float16 from v69 on. In everything else one arithmetic serves every SoC, and SoCs differ in what they accept.
     """
 
     name = "htp"
@@ -93,4 +95,10 @@ class HtpBackend(KernelBackend):
         return kernels_of(profile_of(soc))
 
     def lowerings(self, soc: Soc) -> Mapping[str, Lowering]:
-        return LOWERINGS
+        return lowerings_of(profile_of(soc).requantize)
+
+    def requantize(self, acc: Accumulator, out: Encoding, soc: Soc) -> Array:
+        """As every backend does it, but for the chips whose multiplier has 11 bits (``npukit_htp.requantize``)."""
+        if profile_of(soc).requantize is wide or out.bits > 16 or out.granularity != "tensor":
+            return super().requantize(acc, out, soc)
+        return codes_of(acc.values, narrow(acc.scale, out), out)

@@ -222,7 +222,7 @@ def lower(program: Program, lowerings: Mapping[str, Lowering], compute: Compute)
     """The fragments of all nodes that have a fast form, by the place of the node in the graph; ``compute`` runs a node's kernel."""
     found = {}
     for index, node in enumerate(program.graph.nodes):
-        lowering = lowerings.get(node.op) if not node.domain else None
+        lowering = lowerings.get(node.key)
         call = FastCall(program, index, compute)
         if lowering is not None and lowering(call):
             found[index] = call.fragment()

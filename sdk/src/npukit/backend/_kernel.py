@@ -67,14 +67,17 @@ class KernelBackend(Backend):
 
     @abc.abstractmethod
     def kernels(self, soc: Soc) -> Mapping[str, Kernel]:
-        """Op type -> kernel on this SoC. An op that is missing is computed in float by the ONNX reference."""
+        """Op type -> kernel on this SoC; the key of an op outside the default domain has the domain in front (``Node.key``).
+
+        An op that is missing is computed in float by the ONNX reference.
+        """
 
     def lowerings(self, soc: Soc) -> Mapping[str, Lowering]:
         """Op type -> how to write nodes of it in ONNX, with the results of the kernel bit for bit; by default there are none."""
         return {}
 
     def supports(self, op: str, domain: str = "") -> bool:
-        return not domain and op in self.kernels(self.soc())
+        return (f"{domain}.{op}" if domain else op) in self.kernels(self.soc())
 
     def requantize(self, acc: Accumulator, out: Encoding, soc: Soc) -> Array:
         """Codes of ``out`` for an accumulator: rounded to float32, one float32 multiplier, round half to even, saturate.
@@ -202,7 +205,7 @@ class _Interpreter(Session):
 
     def _results(self, node: Node, inputs: Sequence[Value | None], memo: dict[str, Any]) -> list[Value]:
         wanted = tuple(self.program.encodings.get(name) if name else None for name in node.outputs)
-        kernel = self._kernels.get(node.op) if not node.domain else None
+        kernel = self._kernels.get(node.key)
         results: Sequence[Result]
         if kernel is not None:
             results = kernel(Call(node, tuple(inputs), wanted, memo))

@@ -55,13 +55,14 @@ class Rules:
     def best(self, graph: Graph, node: Node, findings: Callable[[OpConstraint], Iterable[Problem]]) -> OpConstraint | None:
         """The row of the node's op with the fewest errors, then the fewest warnings; None when the op has no row.
 
-        On a tie a row that only a later architecture has comes first, as it says what to change; then the order of the rows.
+        On a tie a row that only a later architecture has comes first, as it says what to change; then one that takes the types as
+        they are, as what it finds is about this node; then the order of the rows.
         """
 
-        def badness(row: OpConstraint) -> tuple[int, int, bool]:
+        def badness(row: OpConstraint) -> tuple[int, int, bool, bool]:
             found = list(findings(row))
             errors = [p.rule for p in found if p.severity == "error"]
-            return len(errors), sum(p.severity == "warning" for p in found), "arch" not in errors
+            return len(errors), sum(p.severity == "warning" for p in found), "arch" not in errors, "dtype" in errors
 
         return min(self.of_op(node), key=badness, default=None)
 
@@ -129,17 +130,16 @@ class Rules:
         def problem(severity: str, rule: str, message: str, hint: str = "") -> list[Problem]:
             return [Problem(severity, rule, node.name, node.op, "", message, hint)]
 
-        op = f"{node.domain}.{node.op}" if node.domain else node.op
         if any(isinstance(value, Graph) for value in node.attributes.values()):
-            return problem("error", "subgraph", f"{op} contains a subgraph, which {self.backend.name} does not run")
+            return problem("error", "subgraph", f"{node.key} contains a subgraph, which {self.backend.name} does not run")
         rows = self.of_op(node)
         if not rows:
-            return problem("error", "unsupported-op", f"{self.backend.name} has no op {op}", "replace it by ops it has")
+            return problem("error", "unsupported-op", f"{self.backend.name} has no op {node.key}", "replace it by ops it has")
         if not self.backend.supports(node.op, node.domain):
             if float_fallback and any(not p.dtypes or "float16" in p.dtypes for row in rows for p in row.inputs[:1]):
-                return problem("warning", "float-fallback", f"{op} runs in float16 between a dequantize and a quantize")
+                return problem("warning", "float-fallback", f"{node.key} runs in float16 between a dequantize and a quantize")
             hint = "--float-fallback runs it in float16"
-            return problem("error", "no-kernel", f"{op} has no kernel in the {self.backend.name} emulator", hint)
+            return problem("error", "no-kernel", f"{node.key} has no kernel in the {self.backend.name} emulator", hint)
 
         findings = partial(self._violations, graph, node, encodings)
         best = self.best(graph, node, findings)
@@ -203,7 +203,8 @@ class Rules:
             yield report(row.caveat.rule, "", row.caveat.message, row.caveat.hint, row.caveat.severity)
         given = [n for n in node.inputs if n]
         if not row.variadic and len(given) > len(row.inputs):
-            yield report("inputs", "", f"{len(given)} inputs, allowed are {len(row.inputs)}")
+            form = f" in the form '{row.variant}'" if row.variant else ""
+            yield report("inputs", "", f"{len(given)} inputs, allowed are {len(row.inputs)}{form}")
         needed = [i for i, port in enumerate(row.inputs) if not port.optional and port.dtypes]
         if any(not node.input(i) for i in needed) and not row.variadic:
             yield report("inputs", "", f"{len(given)} inputs, needed are {len(needed)}")
@@ -297,7 +298,7 @@ def _tensor_findings(graph: Graph, name: str, port: Port, report: _Report) -> It
         yield report("dynamic", name, "must not be a constant")
     shape = tensor.shape or ()
     for axis, (least, most) in port.dims.items():
-        size = shape[axis] if axis < len(shape) else None
+        size = shape[axis] if -len(shape) <= axis < len(shape) else None
         if isinstance(size, int) and not least <= size <= most:
             yield report("dims", name, f"size {size} on axis {axis}, allowed is {least} to {most}")
 

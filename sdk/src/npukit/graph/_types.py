@@ -67,6 +67,11 @@ class Node:
     attributes: Mapping[str, Any] = attrs.field(factory=dict)
     domain: str = ""
 
+    @property
+    def key(self) -> str:
+        """The op with its domain in front, "com.microsoft.QuickGelu", or alone in the default domain."""
+        return f"{self.domain}.{self.op}" if self.domain else self.op
+
     def get(self, attribute: str, default: Any = None) -> Any:
         return self.attributes.get(attribute, default)
 

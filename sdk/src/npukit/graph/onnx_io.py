@@ -8,7 +8,7 @@ import logging
 import math
 import os
 import secrets
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -26,6 +26,10 @@ from npukit.graph._types import Array, Dim, Graph, Node, Shape, Tensor
 CANONICAL_OPSET = 21
 MIN_OPSET = 7
 _STANDARD_DOMAINS = ("", "ai.onnx")
+# Ops that ONNX Runtime has in the default domain and ONNX does not; its optimizer and its exporters for language models write them.
+_RUNTIME_OPS = frozenset({"SimplifiedLayerNormalization"})
+_HIDDEN = "npukit.runtime"
+_RESIZE_CHANGED = 11  # before this opset, pixels were not at half coordinates
 # Initializers above this many bytes stay out of the model proto while it is converted and its shapes are inferred.
 _LARGE = 1 << 16
 
@@ -186,23 +190,62 @@ def infer_shapes(graph: Graph) -> Graph:
     return graph.with_tensors(found.values())
 
 
-# ONNX defines these by functions that its shape inference does not look into; their output is like their first input.
-_LIKE_INPUT = frozenset({"GroupNormalization"})
-
-
 def _hint(model: onnx.ModelProto, inferred: onnx.ModelProto) -> bool:
-    """Add to ``model`` the types of outputs that inference did not reach though it knows the input they are like."""
+    """Add to ``model`` the types of outputs that inference did not reach though it knows the inputs they follow from."""
     graph = inferred.graph
     known = {v.name: v.type for v in (*graph.value_info, *graph.input, *graph.output) if v.type.WhichOneof("value")}
+    known |= {t.name: helper.make_tensor_type_proto(t.data_type, list(t.dims)) for t in graph.initializer}
     outputs = {v.name: v for v in model.graph.output}
     added = False
     for node in graph.node:
-        if node.op_type in _LIKE_INPUT and not node.domain and node.output[0] not in known and node.input[0] in known:
+        rule = _OUTPUT_TYPES.get(f"{node.domain}.{node.op_type}".removeprefix("."))
+        if rule is None or node.output[0] in known or not all(name in known for name in node.input if name):
+            continue
+        found = rule(node, [known[name] for name in node.input if name])
+        if found is not None:
             name = node.output[0]
             value = outputs[name] if name in outputs else model.graph.value_info.add(name=name)
-            value.type.CopyFrom(known[node.input[0]])
+            value.type.CopyFrom(found)
             added = True
     return added
+
+
+def _like_first(node: onnx.NodeProto, types: Sequence[onnx.TypeProto]) -> onnx.TypeProto | None:
+    return types[0]
+
+
+def _like_product(node: onnx.NodeProto, types: Sequence[onnx.TypeProto]) -> onnx.TypeProto | None:
+    """FusedMatMul: a MatMul whose operands may be transposed; None when their ranks leave it open."""
+    turned = {a.name: bool(a.i) for a in node.attribute}
+    left, right = ([*t.tensor_type.shape.dim] for t in types[:2])
+    if turned.get("transBatchA") or turned.get("transBatchB") or min(len(left), len(right)) < 2:
+        return None
+    batch = left[:-2] if len(left) >= len(right) else right[:-2]
+    row, column = left[-1 if turned.get("transA") else -2], right[-2 if turned.get("transB") else -1]
+    return _with_dims(types[0], [*batch, row, column])
+
+
+def _like_columns(node: onnx.NodeProto, types: Sequence[onnx.TypeProto]) -> onnx.TypeProto | None:
+    """MatMulNBits: the last dimension becomes N."""
+    (columns,) = (a.i for a in node.attribute if a.name == "N")
+    return _with_dims(types[0], [*types[0].tensor_type.shape.dim[:-1], onnx.TensorShapeProto.Dimension(dim_value=columns)])
+
+
+def _with_dims(like: onnx.TypeProto, dims: Iterable[onnx.TensorShapeProto.Dimension]) -> onnx.TypeProto:
+    shape = onnx.TensorShapeProto(dim=dims)
+    return onnx.TypeProto(tensor_type=onnx.TypeProto.Tensor(elem_type=like.tensor_type.elem_type, shape=shape))
+
+
+# Ops that ONNX does not know, or defines by functions that its shape inference does not look into: how the type of their output
+# follows from the types of their inputs (for com.microsoft: the operator documentation of ONNX Runtime, ContribOperators.md).
+_OUTPUT_TYPES: Mapping[str, Callable[[onnx.NodeProto, Sequence[onnx.TypeProto]], onnx.TypeProto | None]] = {
+    "GroupNormalization": _like_first,
+    "SimplifiedLayerNormalization": _like_first,
+    "com.microsoft.FusedMatMul": _like_product,
+    "com.microsoft.Inverse": _like_first,
+    "com.microsoft.MatMulNBits": _like_columns,
+    "com.microsoft.QuickGelu": _like_first,
+}
 
 
 def attribute(node: Node, name: str) -> Any:
@@ -303,6 +346,8 @@ def _from_model(model: onnx.ModelProto, folder: Path | None, symbols: dict[str, 
     stubs = _detach(model)
     if opset is not None and opset < CANONICAL_OPSET:
         model = _convert(model, CANONICAL_OPSET)
+        if opset < _RESIZE_CHANGED:
+            _keep_resize(model.graph)
         _name_nodes(model.graph)
     if symbols or batch is not None:
         _bind(model.graph, symbols, batch)
@@ -327,7 +372,9 @@ def _drop_initializer_inputs(model: onnx.ModelProto) -> None:
 def _check_ops(model: onnx.ModelProto, opset: int) -> None:
     functions = {(f.domain, f.name) for f in model.functions}
     for index, node in enumerate(model.graph.node):
-        if node.domain in _STANDARD_DOMAINS and (node.domain, node.op_type) not in functions:
+        if node.op_type in _RUNTIME_OPS or (node.domain, node.op_type) in functions:
+            continue
+        if node.domain in _STANDARD_DOMAINS:
             try:
                 onnx.defs.get_schema(node.op_type, opset, "")
             except onnx.defs.SchemaError:
@@ -425,11 +472,30 @@ def _reattach(model: onnx.ModelProto, kept: Mapping[str, TensorProto]) -> None:
 
 
 def _convert(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
-    # The converter drops functions, model metadata and stubs' locations alike; only the graph matters here.
+    # The converter drops functions, model metadata and stubs' locations alike; only the graph matters here. It stops at ops that
+    # ONNX does not have, but leaves those of other domains alone.
+    for node in model.graph.node:
+        if node.op_type in _RUNTIME_OPS and node.domain in _STANDARD_DOMAINS:
+            node.domain = _HIDDEN
+    model.opset_import.append(helper.make_opsetid(_HIDDEN, 1))
     try:
-        return onnx.version_converter.convert_version(model, opset)
+        converted = onnx.version_converter.convert_version(model, opset)
     except Exception as error:
         raise ModelError(f"the model cannot be brought to ONNX opset {opset}: {_one_line(error)}") from None
+    for node in converted.graph.node:
+        node.domain = node.domain if node.domain != _HIDDEN else ""
+    kept = [o for o in converted.opset_import if o.domain != _HIDDEN]
+    del converted.opset_import[:]
+    converted.opset_import.extend(kept)
+    return converted
+
+
+def _keep_resize(graph: onnx.GraphProto) -> None:
+    """Give the Resize nodes that were Upsample, or Resize of opset 10, the coordinates they had: the converter leaves them out."""
+    for node in graph.node:
+        if node.op_type == "Resize" and node.domain in _STANDARD_DOMAINS:
+            before = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+            node.attribute.extend(helper.make_attribute(key, value) for key, value in before.items())
 
 
 def _bind(graph: onnx.GraphProto, symbols: Mapping[str, int], batch: int | None) -> None:

@@ -51,7 +51,8 @@ class BackendConformance:
 
     ``tolerance`` is that of every op without an entry in ``tolerances``; ``decibels`` is how far the SQNR of the network may be
     from that of the Q/DQ simulation. ``known_failures`` maps the name of a test, or an op of ``test_op``, to the reason why it
-    fails: it must then fail. Override ``network`` when the small CNN is nothing for the chip.
+    fails: it must then fail. ``companions`` are other backends that it needs, such as the one whose constraints it plans with
+    (``plans_as``). Override ``network`` when the small CNN is nothing for the chip.
     """
 
     backend: ClassVar[Backend]
@@ -60,6 +61,7 @@ class BackendConformance:
     tolerances: ClassVar[Mapping[str, Tolerance]] = {}
     decibels: ClassVar[float] = 1.0
     known_failures: ClassVar[Mapping[str, str]] = {}
+    companions: ClassVar[tuple[Backend, ...]] = ()
 
     # ------------------------------------------------------------------------------------------------ pytest
 
@@ -339,7 +341,8 @@ class BackendConformance:
     @property
     def _where(self) -> dict[str, Any]:
         registry = Registry()
-        registry.add("conformance", _Plugin(self.backend))
+        for backend in (self.backend, *self.companions):
+            registry.add(f"conformance-{backend.name}", _Plugin(backend))
         return {"backend": self.backend.name, "soc": self.soc, "registry": registry}
 
     def _check(self, graph: Graph) -> CheckResult:

@@ -146,6 +146,15 @@ def _unsigned(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return np.dtype(f"uint{8 * dtype.itemsize}")
 
 
+def half_up(values: Array, out: Encoding) -> Value:
+    """Real-valued codes rounded half up and saturated: floor(x + 1/2), as in the integer averages of TensorFlow Lite.
+
+    https://github.com/tensorflow/tensorflow/blob/v2.16.1/tensorflow/lite/kernels/internal/reference (Apache-2.0).
+    """
+    codes = np.floor(values + 0.5)
+    return Value(np.clip(codes, out.qmin, out.qmax).astype(container(out)), out)
+
+
 def requantized(value: Value, out: Encoding | None) -> Value:
     """The value on another grid."""
     if out is None or same_grid(value.encoding, out):

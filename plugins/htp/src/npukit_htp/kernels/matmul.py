@@ -1,13 +1,14 @@
-"""MatMul and Gemm: exact integer sums when both operands have grids, float32 otherwise."""
+"""Matrix products: exact integer sums when both operands have grids, float32 otherwise."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from npukit.backend import Accumulator, Call, Result, Value
+from npukit.backend import Accumulator, Call, Kernel, Result, Value
 from npukit.encoding import Array
+from npukit.graph import Node
 from npukit_htp.kernels._values import IntegerWeight, exact_dtype, integer_bias, integer_weight, remember
 
 
@@ -21,6 +22,54 @@ def matmul(call: Call) -> Sequence[Result]:
     if left.scale.size > 1:
         left = IntegerWeight(left.values, left.scale[:, None])
     return [_product(left, right, None)]
+
+
+def fused_matmul(call: Call) -> Sequence[Result]:
+    """FusedMatMul of com.microsoft, alpha times MatMul with either operand transposed, in float32: the provider runs it in float.
+
+    https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md
+    """
+    a, b = (_turned(call.value(i).real(), call.node, letter) for i, letter in enumerate("AB"))
+    return [np.matmul(a, b) * np.float32(call.node.get("alpha", 1.0))]
+
+
+def _turned(x: Array, node: Node, letter: str) -> Array:
+    """An operand of FusedMatMul: transBatch moves the first axis behind the batch, trans swaps the last two."""
+    x = np.moveaxis(x, 0, -2) if node.get(f"transBatch{letter}", 0) else x
+    return np.swapaxes(x, -1, -2) if node.get(f"trans{letter}", 0) else x
+
+
+def matmul_n_bits(call: Call) -> Sequence[Result]:
+    """MatMulNBits of com.microsoft: a float product of (..., K) with a weight of 2, 4 or 8 bits in blocks, (..., N).
+
+    The weight is uint8 (N, blocks, block_size * bits / 8), the first code in the lowest bits; scales and zero points are one per
+    block. https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md
+    """
+    sources = tuple(call.optional(i) for i in (1, 2, 3))
+    weight = remember(call, "weight", sources, lambda: _unpacked_weight(call))
+    product, bias = np.matmul(call.value(0).real(), weight), call.optional(5)
+    return [product if bias is None else product + bias.real()]
+
+
+def _unpacked_weight(call: Call) -> Array:
+    """The weight of MatMulNBits as real values (K, N)."""
+    node, packed, scales, zeros = call.node, call.value(1).data, call.value(2).real(), call.optional(3)
+    bits, rows, blocks = int(node.get("bits", 4)), packed.shape[0], packed.shape[1]
+    middle: Array = np.full((rows, blocks), 1 << (bits - 1), np.float32)
+    if zeros is not None and zeros.data.dtype == np.uint8:
+        middle = _unpacked(zeros.data.reshape(rows, -1), bits)[:, :blocks]
+    elif zeros is not None:
+        middle = zeros.real().reshape(rows, blocks)
+    codes = _unpacked(packed, bits) - middle[..., None]
+    real = codes * scales.reshape(rows, blocks)[..., None].astype(np.float32)
+    return np.ascontiguousarray(real.reshape(rows, -1)[:, : int(node.get("K", 0))].T, np.float32)
+
+
+def _unpacked(packed: Array, bits: int) -> Array:
+    """The codes in the bytes of the last axis, lowest bits first, as float32."""
+    shifts = np.arange(0, 8, bits, dtype=np.uint8)
+    codes = (packed[..., None] >> shifts) & np.uint8((1 << bits) - 1)
+    return codes.reshape(*packed.shape[:-1], -1).astype(np.float32)
 
 
 def gemm(call: Call) -> Sequence[Result]:
@@ -41,8 +90,19 @@ def gemm(call: Call) -> Sequence[Result]:
 
 
 def einsum(call: Call) -> Sequence[Result]:
-    """ONNX Einsum in float32."""
+    """ONNX Einsum: one that is a MatMul as such (onnxruntime-qnn, MIT, builder/opbuilder does the same), others in float32."""
+    if _is_matmul(str(call.node.get("equation"))):
+        return matmul(call)
     return [np.einsum(str(call.node.get("equation")), *(v.real() for v in call.inputs if v is not None), optimize=True)]
+
+
+def _is_matmul(equation: str) -> bool:
+    """Whether an equation multiplies the matrices of the last two axes of two operands: "bij,bjk->bik"."""
+    terms, _, out = equation.replace(" ", "").partition("->")
+    left, _, right = terms.partition(",")
+    if len(left) < 2 or len(left) != len(right) or len(set(left + right[-1])) != len(left) + 1:
+        return False
+    return left[:-2] == right[:-2] and left[-1] == right[-2] and out == left[:-1] + right[-1]
 
 
 def _operand(value: Value, channel_axis: int) -> IntegerWeight | None:
@@ -73,3 +133,13 @@ def _bound(a: Array, b: Array, bias: Array | None) -> float:
 
 def _turn(values: Array, transpose: bool) -> Array:
     return values.T if transpose else values
+
+
+MATMUL: Mapping[str, Kernel] = {
+    "Einsum": einsum,
+    "Gemm": gemm,
+    "MatMul": matmul,
+    "com.microsoft.FusedMatMul": fused_matmul,
+    "com.microsoft.MatMulNBits": matmul_n_bits,
+}
+"""Products of matrices."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from npukit.backend import Call, Kernel, Result, Value
-from npukit.encoding import Array
+from npukit.encoding import Array, encoding_for_range, fake_quantize
 
 # numpy reduces a last axis of a few elements one short row at a time; as the first axis it is whole arrays at a time.
 _SHORT = 16
@@ -68,7 +68,7 @@ def layer_normalization(call: Call) -> Sequence[Result]:
 
 
 def rms_normalization(call: Call) -> Sequence[Result]:
-    """ONNX RMSNormalization."""
+    """ONNX RMSNormalization, which ONNX Runtime calls SimplifiedLayerNormalization (Zhang, Sennrich 2019, https://arxiv.org/abs/1910.07467)."""
     x, epsilon = call.value(0).real(), np.float32(call.node.get("epsilon", 1e-5))
     axes = tuple(range(int(call.node.get("axis", -1)) % x.ndim, x.ndim))
     return [x / np.sqrt(np.square(x).mean(axes, keepdims=True) + epsilon) * call.value(1).real()]
@@ -89,12 +89,24 @@ def group_normalization(call: Call) -> Sequence[Result]:
 
 
 def batch_normalization(call: Call) -> Sequence[Result]:
-    """ONNX BatchNormalization in inference form."""
+    """ONNX BatchNormalization in inference form: one scale and one shift per channel.
+
+    Where the model gives scale and bias on grids of 8 bits, the folded values are rounded to grids of these types over their own
+    range: onnxruntime-qnn (MIT, builder/opbuilder/batch_norm_op_builder) folds before it quantizes.
+    """
     x, epsilon = call.value(0).real(), float(call.node.get("epsilon", 1e-5))
     scale, bias, mean, variance = (call.value(i).real().astype(np.float64) for i in range(1, 5))
     factor = scale / np.sqrt(variance + epsilon)
-    offset = bias - mean * factor
-    return [_scaled(x, *(_channels(v.astype(np.float32), x.ndim) for v in (factor, offset)))]
+    folded = (_refolded(factor, call.value(1)), _refolded(bias - mean * factor, call.value(2)))
+    return [_scaled(x, *(_channels(v, x.ndim) for v in folded))]
+
+
+def _refolded(values: Array, given: Value) -> Array:
+    """Folded values as float32, on a grid of the type that was given when that has 8 bits."""
+    encoding = given.encoding
+    if encoding is None or encoding.bits != 8 or not np.isfinite(values).all():
+        return values.astype(np.float32)
+    return fake_quantize(values, encoding_for_range(values.min(), values.max(), encoding.dtype))
 
 
 def lrn(call: Call) -> Sequence[Result]:
@@ -130,5 +142,6 @@ NORM: Mapping[str, Kernel] = {
     "LogSoftmax": log_softmax,
     "LpNormalization": lp_normalization,
     "RMSNormalization": rms_normalization,
+    "SimplifiedLayerNormalization": rms_normalization,
     "Softmax": softmax,
 }

@@ -10,7 +10,7 @@ import numpy as np
 
 from npukit.backend import Call, Kernel, Result, Value
 from npukit.encoding import Array, Encoding
-from npukit_htp.kernels._values import centered, place, same_grid
+from npukit_htp.kernels._values import centered, half_up, place, same_grid
 from npukit_htp.kernels._window import Window, sliding_window
 
 
@@ -64,6 +64,13 @@ def _sum(x: Array, window: Window) -> Array:
     return total
 
 
+def lp_pool(call: Call) -> Sequence[Result]:
+    """ONNX LpPool: the p-norm of each window, in float32; padding is zero."""
+    window, p = _window(call), int(call.node.get("p", 2))
+    total = _sum(window.padded(np.abs(call.value(0).real()) ** np.float32(p)), window)
+    return [total if p == 1 else np.sqrt(total) if p == 2 else total ** np.float32(1 / p)]
+
+
 def global_average_pool(call: Call) -> Sequence[Result]:
     """ONNX GlobalAveragePool."""
     axes = tuple(range(2, call.value(0).data.ndim))
@@ -85,8 +92,7 @@ def _mean(value: Value, add: Callable[[Array], Array], count: Array | np.float32
     if value.is_codes and value.encoding is not None and value.encoding.axis is None:
         total = add(centered(value)).astype(np.float64)
         if out is not None and same_grid(value.encoding, out):
-            codes = np.floor(total / count + 0.5) + float(out.zeros)
-            return Value(np.clip(codes, out.qmin, out.qmax).astype(value.data.dtype), out)
+            return half_up(total / count + float(out.zeros), out)
         return np.asarray(total / count * float(value.encoding.steps), np.float32)
     x = value.real()
     return np.asarray(add(x) / count, x.dtype)
@@ -96,5 +102,6 @@ POOL: Mapping[str, Kernel] = {
     "AveragePool": average_pool,
     "GlobalAveragePool": global_average_pool,
     "GlobalMaxPool": global_max_pool,
+    "LpPool": lp_pool,
     "MaxPool": max_pool,
 }

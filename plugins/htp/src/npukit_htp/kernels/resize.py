@@ -1,4 +1,4 @@
-"""Resize: nearest moves codes, linear and cubic interpolate real values, one axis after the other."""
+"""Resize: nearest moves codes, linear interpolates codes on one grid, else real values; one axis after the other."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from npukit.backend import Call, Kernel, Result, Value
 from npukit.encoding import Array
 from npukit.errors import ModelError
-from npukit_htp.kernels._values import place
+from npukit_htp.kernels._values import half_up, place, same_grid
 
 
 @attrs.frozen(eq=False)
@@ -34,11 +34,18 @@ def resize(call: Call) -> Sequence[Result]:
     ]
     if mode == "nearest":
         return [place(call.value(0), lambda x: _nearest(call, x, axes), call.outputs[0])]
-    x = call.value(0).real()
+    value, out = call.value(0), call.outputs[0]
+    if mode == "linear" and value.is_codes and out is not None and out.axis is None and same_grid(value.encoding, out):
+        # The weights of an element add up to 1, so the mean of codes is the code of the mean.
+        return [half_up(_interpolate(call, value.data.astype(np.float64), axes), out)]
+    return [np.ascontiguousarray(_interpolate(call, value.real(), axes), np.float32)]
+
+
+def _interpolate(call: Call, x: Array, axes: list[_Axis]) -> Array:
     for axis in axes:
-        matrix = _weights(call, axis, mode)
+        matrix = _weights(call, axis).astype(x.dtype)
         x = np.moveaxis(np.tensordot(x, matrix, (axis.axis, 1)), -1, axis.axis)
-    return [np.ascontiguousarray(x, np.float32)]
+    return x
 
 
 def _floats(value: Value | None) -> list[float]:
@@ -99,9 +106,9 @@ def _nearest(call: Call, x: Array, axes: list[_Axis]) -> Array:
     return x
 
 
-def _weights(call: Call, axis: _Axis, mode: str) -> Array:
-    """The interpolation matrix (out, in) of one axis."""
-    position = _coordinates(call, axis)
+def _weights(call: Call, axis: _Axis) -> Array:
+    """The interpolation matrix (out, in) of one axis, float64."""
+    mode, position = call.node.get("mode"), _coordinates(call, axis)
     if mode == "linear":
         position = np.clip(position, 0, axis.size - 1)
     base = np.floor(position).astype(np.int64)
@@ -115,7 +122,7 @@ def _weights(call: Call, axis: _Axis, mode: str) -> Array:
         np.add.at(matrix, (rows, np.clip(column, 0, axis.size - 1)), np.where(inside | (not exclude), weight, 0))
     if exclude:
         matrix /= matrix.sum(1, keepdims=True)
-    return matrix.astype(np.float32)
+    return matrix
 
 
 def _cubic(t: Array, a: float) -> dict[int, Array]:

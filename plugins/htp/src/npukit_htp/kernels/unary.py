@@ -61,6 +61,12 @@ def _thresholded_relu(node: Node) -> ArrayFunction:
     return lambda x: np.where(x > alpha, x, 0)
 
 
+def _quick_gelu(node: Node) -> ArrayFunction:
+    # x * sigmoid(alpha * x): Hendrycks, Gimpel 2016, https://arxiv.org/abs/1606.08415, section 2.
+    alpha = node.get("alpha", 1.702)
+    return lambda x: x * _sigmoid(alpha * x)
+
+
 def _plain(function: ArrayFunction) -> Callable[[Node], ArrayFunction]:
     return lambda node: function
 
@@ -92,6 +98,7 @@ _FUNCTIONS: Mapping[str, Callable[[Node], ArrayFunction]] = {
     "Tan": _plain(np.tan),
     "Tanh": _plain(np.tanh),
     "ThresholdedRelu": _thresholded_relu,
+    "com.microsoft.QuickGelu": _quick_gelu,
 }
 
 

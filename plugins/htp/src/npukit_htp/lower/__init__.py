@@ -8,10 +8,14 @@ from npukit.backend import Lowering
 from npukit_htp.lower.elementwise import ELEMENTWISE
 from npukit_htp.lower.movement import MOVEMENT
 from npukit_htp.lower.pool import POOL
-from npukit_htp.lower.sums import SUMS
+from npukit_htp.lower.sums import sums
 from npukit_htp.lower.tables import TABLES
+from npukit_htp.requantize import Scheme
 
-LOWERINGS: Mapping[str, Lowering] = {**ELEMENTWISE, **MOVEMENT, **POOL, **SUMS, **TABLES}
-"""Every op of the default ONNX domain that has a fast form; not every node of these ops has one."""
 
-__all__ = ["LOWERINGS"]
+def lowerings_of(scheme: Scheme) -> Mapping[str, Lowering]:
+    """Every op of the default ONNX domain that has a fast form, for one requantization; not every node of these ops has one."""
+    return {**ELEMENTWISE, **MOVEMENT, **POOL, **sums(scheme), **TABLES}
+
+
+__all__ = ["lowerings_of"]

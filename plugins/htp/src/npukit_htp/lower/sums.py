@@ -11,6 +11,7 @@ into a multiple of 256 and a rest; both sums are exact, and adding them rounds o
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import attrs
@@ -20,6 +21,7 @@ from npukit.backend import FastCall, Lowering, Operand
 from npukit.encoding import Array, Encoding
 from npukit_htp.kernels._values import EXACT_FLOAT32, IntegerWeight, integer_bias, integer_weight, largest
 from npukit_htp.kernels._window import sliding_window
+from npukit_htp.requantize import Requantization, Scheme
 
 _INT32 = 2**31
 _PIECE = 256
@@ -29,14 +31,14 @@ _ROUND_TO_PIECE = np.float32(1.5 * 2**23 * _PIECE)
 
 @attrs.frozen(eq=False)
 class _Sum:
-    """The constant side of a sum: integer weights, an integer bias or None, the scale of the sum, all as the kernels have them.
+    """The constant side of a sum: integer weights and an integer bias or None, as the kernels have them, and the requantization.
 
-    ``totals`` are the sums of the absolute weights per output channel.
+    ``bias`` has the offset of ``how`` in it. ``totals`` are the sums of the absolute weights per output channel.
     """
 
     weight: IntegerWeight
     bias: Array | None
-    scale: Array
+    how: Requantization
     totals: Array
 
     def bound(self, operand: float) -> float:
@@ -44,9 +46,9 @@ class _Sum:
         return float(np.max(self.totals * operand + (0 if self.bias is None else np.abs(self.bias)), initial=0))
 
 
-def _sum(call: FastCall, weight: int, channel_axis: int) -> _Sum | None:
-    x, w, bias = call.encoding(0), call.constant(weight), call.constant(2)
-    if x is None or w is None or call.wanted() is None or (call.has(2) and bias is None):
+def _sum(call: FastCall, scheme: Scheme, weight: int, channel_axis: int) -> _Sum | None:
+    x, w, bias, out = call.encoding(0), call.constant(weight), call.constant(2), call.wanted()
+    if x is None or w is None or out is None or (call.has(2) and bias is None):
         return None
     form = integer_weight(w, channel_axis)
     if form is None:
@@ -54,7 +56,10 @@ def _sum(call: FastCall, weight: int, channel_axis: int) -> _Sum | None:
     scale = np.asarray(x.steps * form.scale, np.float32)
     others = tuple(a for a in range(w.data.ndim) if a != channel_axis % w.data.ndim)
     totals = np.abs(form.values).sum(axis=others, dtype=np.float64)
-    return _Sum(form, integer_bias(bias, scale), scale, totals)
+    how, total = scheme(scale, out), integer_bias(bias, scale)
+    if how.offset.any():
+        total = how.offset if total is None else total + how.offset
+    return _Sum(form, total, how, totals)
 
 
 def _bytes(weight: Array) -> tuple[Array, int] | None:
@@ -74,26 +79,29 @@ def _is_byte(*encodings: Encoding | None) -> bool:
 
 
 def _integer_operands(call: FastCall, made: _Sum) -> list[Operand | str] | None:
-    """x, its scale and zero point, the weight, its scale and zero point as the QLinear operators take them; None beyond int32."""
+    """x, its scale and zero point, the weight, its scale and zero point, the output's, as the QLinear operators take them.
+
+    The weight's scale is the multiplier and the others are 1, so that the operators multiply by it as it is. None beyond int32.
+    """
     x, out, stored = call.encoding(0), call.wanted(), _bytes(made.weight.values)
-    if x is None or not _is_byte(x, out) or stored is None or made.bound(largest(x)) >= _INT32:
+    if x is None or out is None or not _is_byte(x, out) or stored is None or made.bound(largest(x)) >= _INT32:
         return None
     codes, zero = stored
-    zeros = call.literal(np.full(made.weight.scale.shape, zero, codes.dtype))
-    return [call.codes(0), call.literal(x.steps), call.zero(x), call.literal(codes), call.literal(made.weight.scale), zeros]
+    zeros, one = call.literal(np.full(made.how.multiplier.shape, zero, codes.dtype)), call.literal(np.float32(1))
+    multiplier, y_zero = call.literal(made.how.multiplier), call.code(made.how.zero, out)
+    return [call.codes(0), one, call.zero(x), call.literal(codes), multiplier, zeros, one, y_zero]
 
 
-def conv(call: FastCall) -> bool:
+def conv(call: FastCall, scheme: Scheme) -> bool:
     """Conv as QLinearConv, or in float32."""
-    made, out, attributes = _sum(call, 1, 0), call.wanted(), _padded(call)
-    if made is None or out is None or attributes is None:
+    made, attributes = _sum(call, scheme, 1, 0), _padded(call)
+    if made is None or attributes is None:
         return False
     operands = _integer_operands(call, made)
     if operands is None:
         return _float_conv(call, made, attributes)
-    bias = [] if made.bias is None else [call.literal(made.bias, np.int32)]
-    out_grid = (call.literal(out.steps), call.zero(out))
-    return call.give(call.write("QLinearConv", *operands, *out_grid, *bias, **attributes))
+    bias = [] if made.bias is None else [call.literal(np.broadcast_to(made.bias, made.totals.shape), np.int32)]
+    return call.give(call.write("QLinearConv", *operands, *bias, **attributes))
 
 
 def _padded(call: FastCall) -> dict[str, Any] | None:
@@ -123,24 +131,24 @@ def _float_conv(call: FastCall, made: _Sum, attributes: Mapping[str, Any]) -> bo
     return codes is not None and call.give(call.write("Reshape", codes, call.literal([0, 0, *sizes], np.int64)))
 
 
-def conv_transpose(call: FastCall) -> bool:
+def conv_transpose(call: FastCall, scheme: Scheme) -> bool:
     """ConvTranspose in float32, where its size is given by pads alone."""
     if call.node.get("output_shape") or call.node.get("auto_pad", "NOTSET") != "NOTSET" or call.node.get("group", 1) != 1:
         return False
-    made = _sum(call, 1, 1)
+    made = _sum(call, scheme, 1, 1)
     if made is None:
         return False
     codes = _float_sum(call, made, "ConvTranspose", made.weight.values, call.node.attributes, spatial=made.weight.values.ndim - 2)
     return codes is not None and call.give(codes)
 
 
-def gemm(call: FastCall) -> bool:
+def gemm(call: FastCall, scheme: Scheme) -> bool:
     """Gemm as QGemm, or in float32."""
     node = call.node
     if (node.get("alpha", 1.0), node.get("beta", 1.0)) != (1.0, 1.0) or node.get("transA", 0) or call.shape(0) is None:
         return False
-    made, out = _sum(call, 1, 0 if node.get("transB", 0) else 1), call.wanted()
-    if made is None or out is None or (made.bias is not None and made.bias.ndim > 1):
+    made = _sum(call, scheme, 1, 0 if node.get("transB", 0) else 1)
+    if made is None or (made.bias is not None and made.bias.ndim > 1):
         return False
     weight = made.weight.values.T if node.get("transB", 0) else made.weight.values
     made = attrs.evolve(made, weight=attrs.evolve(made.weight, values=np.ascontiguousarray(weight)))
@@ -149,30 +157,36 @@ def gemm(call: FastCall) -> bool:
         codes = _float_sum(call, made, "Gemm", made.weight.values, {})
         return codes is not None and call.give(codes)
     bias = "" if made.bias is None else call.literal(np.broadcast_to(made.bias, weight.shape[1]), np.int32)
-    return call.give(call.write("QGemm", *operands, bias, call.literal(out.steps), call.zero(out), domain="com.microsoft"))
+    return call.give(call.write("QGemm", *operands[:6], bias, *operands[6:], domain="com.microsoft"))
 
 
-def matmul(call: FastCall) -> bool:
+def matmul(call: FastCall, scheme: Scheme) -> bool:
     """MatMul with a constant on the right as a sum; of two 8-bit activations as QLinearMatMul."""
-    a, b, out = call.encoding(0), call.encoding(1), call.wanted()
     shapes = (call.shape(0), call.shape(1))
-    if any(s is None or len(s) < 2 for s in shapes) or a is None or out is None or call.constant(0) is not None:
+    if any(s is None or len(s) < 2 for s in shapes) or call.constant(0) is not None:
         return False
     if call.constant(1) is None:
-        depth = (shapes[0] or (None,))[-1]
-        if b is None or not _is_byte(a, b, out) or not isinstance(depth, int) or depth * largest(a) * largest(b) >= _INT32:
-            return False
-        operands = [call.codes(0), call.literal(a.steps), call.zero(a), call.codes(1), call.literal(b.steps), call.zero(b)]
-    else:
-        made = _sum(call, 1, -1)
-        if made is None:
-            return False
-        found = _integer_operands(call, made)
-        if found is None:
-            codes = _float_sum(call, made, "MatMul", made.weight.values, {})
-            return codes is not None and call.give(codes)
-        operands = found
-    return call.give(call.write("QLinearMatMul", *operands, call.literal(out.steps), call.zero(out)))
+        return _matmul_of_two(call, scheme, (shapes[0] or (None,))[-1])
+    made = _sum(call, scheme, 1, -1)
+    if made is None:
+        return False
+    operands = _integer_operands(call, made) if made.bias is None else None  # QLinearMatMul takes no bias
+    if operands is None:
+        codes = _float_sum(call, made, "MatMul", made.weight.values, {})
+        return codes is not None and call.give(codes)
+    return call.give(call.write("QLinearMatMul", *operands))
+
+
+def _matmul_of_two(call: FastCall, scheme: Scheme, depth: int | str | None) -> bool:
+    a, b, out = call.encoding(0), call.encoding(1), call.wanted()
+    if a is None or b is None or out is None or not _is_byte(a, b, out) or not isinstance(depth, int):
+        return False
+    how = scheme(np.asarray(a.steps * b.steps, np.float32), out)
+    if how.offset.any() or depth * largest(a) * largest(b) >= _INT32:
+        return False
+    one = call.literal(np.float32(1))
+    operands = [call.codes(0), one, call.zero(a), call.codes(1), call.literal(how.multiplier), call.zero(b)]
+    return call.give(call.write("QLinearMatMul", *operands, one, call.code(how.zero, out)))
 
 
 def _float_sum(
@@ -188,14 +202,18 @@ def _float_sum(
     sums = []
     for sign, (piece, bias) in zip((1, -1), terms, strict=False):
         inputs = [piece, call.literal(sign * weight, np.float32)]
-        if bias is not None:
-            inputs.append(call.literal(np.broadcast_to(sign * bias, made.totals.shape), np.float32))
-        sums.append(call.write(op, *inputs, **attributes))
+        offset = [] if bias is None else [call.literal(np.broadcast_to(sign * bias, made.totals.shape), np.float32)]
+        if op == "MatMul":  # which has no input for a bias
+            product = call.write(op, *inputs)
+            sums.append(call.write("Add", product, *offset) if offset else product)
+        else:
+            sums.append(call.write(op, *inputs, *offset, **attributes))
     # A difference, because ONNX Runtime would fuse the addition of a convolution into another one and round in between.
     total = sums[0] if len(sums) == 1 else call.write("Sub", *sums)
-    multiplier = (made.scale.astype(np.float64) / float(out.steps)).astype(np.float32)
+    multiplier = made.how.multiplier
     factors = multiplier.reshape(-1, *[1] * spatial) if multiplier.size > 1 else multiplier.reshape(())
-    return call.rounded(call.write("Mul", total, call.variable(factors)), out)
+    scaled, one = call.write("Mul", total, call.variable(factors)), call.literal(np.float32(1))
+    return call.write("QuantizeLinear", scaled, one, call.code(made.how.zero, out))
 
 
 def _terms(call: FastCall, made: _Sum, operand: Operand | str, most: int) -> list[tuple[Operand | str, Array | None]] | None:
@@ -211,4 +229,7 @@ def _terms(call: FastCall, made: _Sum, operand: Operand | str, most: int) -> lis
     return [(multiple, upper.bias), (call.write("Sub", operand, multiple), lower.bias)]
 
 
-SUMS: Mapping[str, Lowering] = {"Conv": conv, "ConvTranspose": conv_transpose, "Gemm": gemm, "MatMul": matmul}
+def sums(scheme: Scheme) -> Mapping[str, Lowering]:
+    """The lowerings of sums for one requantization."""
+    lowerings = {"Conv": conv, "ConvTranspose": conv_transpose, "Gemm": gemm, "MatMul": matmul}
+    return {op: partial(lowering, scheme=scheme) for op, lowering in lowerings.items()}
