@@ -26,9 +26,11 @@ from npukit_aimet.moments import Gatherer, Moments
 from npukit_aimet.store import Store
 
 _MERGED = 32
-# Columns per weight of a row, and columns at least. More of them changes the result by less than another choice of images.
-_PER_WEIGHT = 16
-_LEAST, _LEAST_PER_GROUP = 16384, 1024
+# Columns to look at: so many per weight of a row, more of them in narrow layers, where they cost little. Beyond this the choice
+# of images matters more than the number of columns.
+_PER_WEIGHT = 12
+_WORK = 3e8  # multiply-accumulates of the second moments of one path
+_MOST, _LEAST = 40_000, 1024
 
 HOLDOUT = 8
 """Every eighth entry is held out: solutions are compared on samples they have not seen."""
@@ -134,8 +136,8 @@ def rewrite(job: Job, decided: Mapping[str, Encoding], changed: Mapping[str, Arr
 
 def _columns(layer: Linear, entries: int) -> int:
     """How many columns to take from each entry: enough for moments that fit all weights of a row, and no more."""
-    least = max(_LEAST // layer.groups, _LEAST_PER_GROUP)
-    return -(-max(_PER_WEIGHT * layer.width, least) // entries)
+    affordable = min(_MOST, int(_WORK / layer.width**2)) // layer.groups
+    return -(-max(_PER_WEIGHT * layer.width, affordable, _LEAST) // entries)
 
 
 def _visit(graph: Graph, layer: Linear, encoding: Encoding, seen: Moments, unseen: Moments | None) -> Visit:
