@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -108,3 +109,20 @@ def test_flags_without_effect_are_refused(words: list[Any], cli: Any) -> None:
     for flag in ("--config", "--engine"):
         assert "without --optimize" in cli(*words, flag, "aimet", check=2).stderr
     assert "takes a configuration" in cli(*words, "--optimize", "cle", "--config", "aimet.yaml", check=2).stderr
+
+
+def test_compare_with_the_model_before_the_optimizers(words: list[Any], cli: Any, tmp_path: Path) -> None:
+    """A package with rounded weights is judged by the float model it came from, and says when it is not."""
+    cli(*words, "--weights", "int4", "--backend", "cpu", "--optimize", "adaround", check=0)
+    compare = ["compare", tmp_path / "m.dlc", "--backend", "cpu:qdq", "--data", tmp_path / "d.npz"]
+    alone = cli(*compare, "--json", check=0)
+    assert "--reference" in alone.stderr
+    judged = cli(*compare, "--reference", tmp_path / "m.onnx", "--json", check=0)
+    assert "--reference" not in judged.stderr
+    (inner,), (outer,) = ([o["sqnr"]["cpu:qdq"] for o in json.loads(d.stdout)["outputs"]] for d in (alone, judged))
+    assert inner > outer + 3  # rounding 4-bit weights is most of the error
+    other = tmp_path / "other.onnx"
+    save(small_cnn(lambda op: op != "Gemm").evolve(name="other"), other)
+    renamed = cli(*compare, "--reference", tmp_path / "d.npz")
+    assert renamed.returncode in (1, 2)
+    assert "Traceback" not in renamed.stderr

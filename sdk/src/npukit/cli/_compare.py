@@ -40,6 +40,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_backend(parser, default="cpu,htp", many=True)
     add_kernels(parser)
     add_data(parser)
+    parser.add_argument("--reference", metavar="FILE", help="the float model to judge by (default: the model without encodings)")
     parser.add_argument("--calibration-data", metavar="D", help="data to calibrate a float model on (default: --data)")
     add_calibration(parser)
     add_precision(parser)
@@ -72,13 +73,17 @@ def run(args: argparse.Namespace, console: Console) -> int:
         symbols=symbols_from(args),
         batch=args.batch,
         kernels=args.kernels,
+        reference=existing(args.reference) if args.reference else None,
         on_event=console.on_event,
     )
     headers = [f"{label} dB" for label in found.backends]
     outputs = table(["Output", *headers], [(r.name, *(decibels(r.sqnr[b]) for b in found.backends)) for r in found.outputs])
     worst = sorted(found.worst(args.worst), key=lambda r: r.depth)
     rows = [(r.depth, r.name, r.op, *(decibels(r.sqnr[b]) for b in found.backends)) for r in worst]
-    parts = [f"SQNR against {found.reference}, {found.samples} samples", "", outputs]
+    against = args.reference or found.reference
+    parts = [f"SQNR against {against}, {found.samples} samples", "", outputs]
+    if not args.reference and any(e.origin.startswith("optimizer:") for b in found.backends for e in found.encodings[b].values()):
+        console.note("note: optimizers may have changed weights; --reference MODEL.onnx compares with the model before them")
     if rows:
         parts += [
             "",
@@ -93,7 +98,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
         write_text(target, write_encodings(raised, found.graph, "1.0.0"))
         parts += ["", f"{target}: {len(raised)} encodings raised to 16 bits"]
     data = {
-        "reference": found.reference,
+        "reference": against,
         "samples": found.samples,
         "pair": found.pair,
         "outputs": found.outputs,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence, Sized
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -15,6 +16,7 @@ from npukit.encoding import Array, Encoding, encoding_for_range
 from npukit.errors import DataError, UsageError, did_you_mean
 from npukit.events import Event, OnEvent, ignore
 from npukit.graph import Graph
+from npukit.package import is_package
 from npukit.plugins import Registry
 from npukit.quantization.data import open_data
 from npukit.quantization.pipeline import Options, Quantized, Source, quantize, read_source
@@ -143,9 +145,13 @@ def compare(
     symbols: Mapping[str, int] | None = None,
     batch: int | None = None,
     kernels: str = "",
+    reference: Any = None,
     on_event: OnEvent = ignore,
 ) -> Comparison:
     """Run ``source`` on every backend and compare all tensors with the float model on cpu.
+
+    ``reference`` is the float model to judge by, anything that has the same outputs; by default the model itself without its
+    encodings. A package whose weights an optimizer has changed needs it: its own weights are no longer those of the float model.
 
     A model that carries no encodings is quantized for each backend first, on ``calibration`` or else on ``data`` itself. Tensors
     are compared by name; memory does not grow with the number of samples. ``kernels`` is that of ``open_session``, for the
@@ -181,21 +187,23 @@ def compare(
     for label, model in models.items():
         form = kernels if label in emulators else ""
         sessions[label] = open_session(model, backend=label, soc_file=soc_file, registry=registry, kernels=form)
-    reference = open_session(Source(graph, {}), backend="cpu:float32", registry=registry)
+    judge = _judge(graph, reference, registry=registry, symbols=symbols, batch=batch)
     inner = set().union(*(_inner(s.program.graph, s.program.encodings) for s in sessions.values()))
     names = [
-        n for n in graph.float_activations() if n not in inner and all(n in s.program.graph.tensors for s in sessions.values())
+        n
+        for n in graph.float_activations()
+        if n not in inner and all(n in s.program.graph.tensors for s in (judge, *sessions.values()))
     ]
     pair = tuple(label for label, s in sessions.items() if not s.ignores_encodings)[-2:]
     pair = pair if len(pair) == 2 else ()
-    with reference:
+    with judge:
         meter = _Meter(names, list(sessions))
         codes = _CodeMeter(_common_grids(names, *(sessions[label].program.encodings for label in pair)) if pair else {})
         samples = 0
         batches = open_data(data, graph, limit=options.limit)
         total = len(batches) if isinstance(batches, Sized) else None
         for feeds in batches:
-            wanted = reference.run(feeds, names)
+            wanted = judge.run(feeds, names)
             meter.see(wanted)
             got = {label: session.run(feeds, names) for label, session in sessions.items()}
             for label in got:
@@ -212,6 +220,21 @@ def compare(
     encodings = {label: dict(s.program.encodings) for label, s in sessions.items()}
     outputs = tuple(r for r in rows if r.name in graph.outputs)
     return Comparison("cpu:float32", tuple(sessions), pair, samples, outputs, tuple(rows), encodings, graph)
+
+
+def _judge(graph: Graph, reference: Any, *, registry: Registry, symbols: Mapping[str, int] | None, batch: int | None) -> Session:
+    """The float model to compare with: ``reference``, or ``graph`` itself. Raises UsageError when their outputs differ."""
+    if reference is None:
+        return open_session(Source(graph, {}), backend="cpu:float32", registry=registry)
+    if isinstance(reference, (str, os.PathLike)) and is_package(Path(reference)):
+        symbols = batch = None  # bound when the package was made
+    found = open_session(reference, backend="cpu:float32", registry=registry, symbols=symbols, batch=batch)
+    other = found.program.graph
+    if (set(other.inputs), set(other.outputs)) != (set(graph.inputs), set(graph.outputs)):
+        found.close()
+        wanted = f"{', '.join(graph.inputs)} -> {', '.join(graph.outputs)}"
+        raise UsageError(f"the reference computes {', '.join(other.inputs)} -> {', '.join(other.outputs)}, not {wanted}")
+    return found
 
 
 def _inner(graph: Graph, encodings: Mapping[str, Encoding]) -> set[str]:

@@ -183,7 +183,7 @@ def quantize(
     changes: tuple[Change, ...] = ()
     if options.legalize:
         changes, encodings = task.legal(encodings)
-    return _finish(task, origin, encodings, changes, history)
+    return _finish(task, origin, encodings, changes, history, tuple(o.name for o in optimizers))
 
 
 def check(
@@ -431,7 +431,12 @@ def _spread_origin(encoding: Encoding) -> Encoding:
 
 
 def _finish(
-    task: _Task, origin: Source, encodings: Mapping[str, Encoding], changes: tuple[Change, ...], history: Sequence[str]
+    task: _Task,
+    origin: Source,
+    encodings: Mapping[str, Encoding],
+    changes: tuple[Change, ...],
+    history: Sequence[str],
+    optimizers: tuple[str, ...],
 ) -> Quantized:
     problems = task.problems(encodings)
     errors = [p for p in problems if p.severity == "error"]
@@ -444,6 +449,8 @@ def _finish(
             hint=f"npukit check lists all problems; {hint}, --no-strict goes on",
         )
     manifest = _manifest(origin, task.backend.name, task.rules.soc.name, task.options, history)
+    if optimizers:
+        manifest = attrs.evolve(manifest, options={**manifest.options, "optimize": list(optimizers)})
     report = Report(Counter(e.origin for e in encodings.values()), problems, tuple(task.notes), changes)
     return Quantized(Package(manifest, task.graph, dict(encodings)), report)
 
