@@ -316,3 +316,35 @@ def test_store_spills_and_reads_back(tmp_path: Path) -> None:
         next(reader)
         store.append("a", arrays[5])
         assert [a.shape for a in store.read("a")] == [a.shape for a in arrays]
+
+
+@pytest.mark.parametrize("optimize", ["adaround", "seq-mse", "bias-correction", "cle,adaround"])
+def test_silent_and_constant_inputs(optimize: str) -> None:
+    """A layer whose input is always zero, or always the same, keeps finite weights near the float ones."""
+    graph = network()
+    constants: dict[str, Any] = {n: t.data for n, t in graph.tensors.items() if t.data is not None}
+    constants["b1"] = constants["b1"] - np.float32(100)
+    silent = make_graph(graph.nodes, inputs={"x": ("float32", ("N", 3, 8, 8))}, outputs=["y"], constants=constants)
+    model = nk.quantize(silent, backend="cpu", data=samples(8), options=W4, optimize=optimize)
+    for name in ("w1", "w2", "w3", "w4", "w5"):
+        steps, values = model.encodings[name].steps.max(), model.graph.constant(name)
+        assert values is not None
+        assert np.isfinite(values).all()
+        if optimize == "adaround":
+            assert np.abs(values - constants[name]).max() < 2.001 * steps
+    assert sqnr(model, silent) > 20
+
+
+@pytest.mark.parametrize("bits", ["int2", "int4", "int8"])
+def test_rounding_gains_at_every_width(bits: str) -> None:
+    """2, 4 and 8 bits: nearer to the float network than nearest rounding."""
+    options = attrs.evolve(W4, weights=bits)
+    plain = nk.quantize(network(), backend="cpu", data=samples(32), options=options)
+    model = nk.quantize(network(), backend="cpu", data=samples(32), options=options, optimize="adaround")
+    weights_only = {n: e for n, e in model.encodings.items() if model.graph.tensor(n).is_constant}
+
+    def error(made: Quantized) -> float:
+        with OrtModel(insert_qdq(made.graph, weights_only)) as coded, OrtModel(network()) as exact:
+            return float(sum(((coded.run(f)["y"] - exact.run(f)["y"]) ** 2).sum() for f in samples(16, seed=9)))
+
+    assert error(model) < 0.8 * error(plain)

@@ -20,6 +20,7 @@ from npukit.encoding import Array
 from npukit_aimet.moments import Problem
 
 _BLOCK = 64
+_SILENT = 1e-30
 FEW = 10
 """Rows with up to so many weights are solved by looking at all 2^K roundings."""
 
@@ -46,9 +47,9 @@ class Grid:
 
     @property
     def widened(self) -> Grid:
-        """The same weights with every code of the type allowed."""
-        full = np.ones_like(self.low)
-        return attrs.evolve(self, low=full * self.qmin, high=full * self.qmax)
+        """The same weights with one more code on each side: still near the float weights, should other inputs come."""
+        low, high = np.maximum(self.low - 1, self.qmin), np.minimum(self.high + 1, self.qmax)
+        return attrs.evolve(self, low=low, high=high)
 
     def snap(self, weights: Array) -> Array:
         """The nearest real values on the grid."""
@@ -108,7 +109,7 @@ def feed_back(problem: Problem, grids: Sequence[Grid], weights: Array, *, dampin
     found = [np.empty_like(weights) for _ in grids]
     for g in range(weights.shape[0]):
         diagonal = np.diagonal(problem.hessian[g])
-        extra = damping * max(float(diagonal.mean()), np.finfo(np.float64).tiny)
+        extra = damping * max(float(diagonal.mean()), _SILENT)  # an input that is always 0 keeps its float weights
         order = np.argsort(-diagonal, kind="stable")
         # H = U U' with U upper triangular and Z U' = T turn the loss into |V U - Z|^2, which is decided from left to right.
         hessian = problem.hessian[g][np.ix_(order, order)] + extra * np.eye(len(order))
