@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from npukit.graph import save
+from npukit.graph import Node, make_graph, save
 from npukit.testing import small_cnn
 
 CALLBACKS = """
@@ -101,6 +101,24 @@ def test_what_is_wrong_is_named(words: list[Any], cli: Any, tmp_path: Path, old:
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "m.dlc").exists()
+
+
+def test_compare_knows_that_weights_were_changed(words: list[Any], cli: Any, tmp_path: Path) -> None:
+    """Rounded weights are no reference: a note says so, and with the original as --reference the result is the honest one."""
+    import json
+
+    cli(*words, "--weights", "int4", "--optimize", "adaround", check=0)
+    call = ["compare", tmp_path / "m.dlc", "--backend", "cpu:qdq", "--data", tmp_path / "d.npz", "--json"]
+    own = json.loads(cli(*call, check=0).stdout)
+    true = json.loads(cli(*call, "--reference", tmp_path / "m.onnx", check=0).stdout)
+    assert "adaround" in own["notes"][0]
+    assert "--reference m.onnx" in own["notes"][0]
+    assert true["notes"] == []
+    assert true["reference"].startswith("m.onnx")
+    assert true["outputs"][0]["sqnr"]["cpu:qdq"] < own["outputs"][0]["sqnr"]["cpu:qdq"] - 3
+    other = tmp_path / "other.onnx"
+    save(make_graph([Node("Relu", "r", ("x",), ("z",))], {"x": ("float32", (1, 3, 8, 8))}, ["z"], {}), other)
+    assert "an output of the model" in cli(*call, "--reference", other, check=2).stderr
 
 
 def test_flags_without_effect_are_refused(words: list[Any], cli: Any) -> None:

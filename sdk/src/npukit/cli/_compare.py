@@ -41,6 +41,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_kernels(parser)
     add_data(parser)
     parser.add_argument("--calibration-data", metavar="D", help="data to calibrate a float model on (default: --data)")
+    parser.add_argument("--reference", metavar="MODEL", help="the float model to compare with (default: the model itself)")
     add_calibration(parser)
     add_precision(parser)
     add_overrides(parser)
@@ -72,6 +73,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
         symbols=symbols_from(args),
         batch=args.batch,
         kernels=args.kernels,
+        reference=existing(args.reference) if args.reference else None,
         on_event=console.on_event,
     )
     headers = [f"{label} dB" for label in found.backends]
@@ -92,8 +94,11 @@ def run(args: argparse.Namespace, console: Console) -> int:
     if target is not None:
         write_text(target, write_encodings(raised, found.graph, "1.0.0"))
         parts += ["", f"{target}: {len(raised)} encodings raised to 16 bits"]
+    if found.notes:
+        parts += ["", *(f"note: {note}" for note in found.notes)]
     data = {
         "reference": found.reference,
+        "notes": found.notes,
         "samples": found.samples,
         "pair": found.pair,
         "outputs": found.outputs,
