@@ -40,8 +40,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_backend(parser, default="cpu,htp", many=True)
     add_kernels(parser)
     add_data(parser)
-    parser.add_argument("--reference", metavar="FILE", help="the float model to judge by (default: the model without encodings)")
     parser.add_argument("--calibration-data", metavar="D", help="data to calibrate a float model on (default: --data)")
+    parser.add_argument("--reference", metavar="MODEL", help="the float model to compare with (default: the model itself)")
     add_calibration(parser)
     add_precision(parser)
     add_overrides(parser)
@@ -80,10 +80,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     outputs = table(["Output", *headers], [(r.name, *(decibels(r.sqnr[b]) for b in found.backends)) for r in found.outputs])
     worst = sorted(found.worst(args.worst), key=lambda r: r.depth)
     rows = [(r.depth, r.name, r.op, *(decibels(r.sqnr[b]) for b in found.backends)) for r in worst]
-    against = args.reference or found.reference
-    parts = [f"SQNR against {against}, {found.samples} samples", "", outputs]
-    if not args.reference and any(e.origin.startswith("optimizer:") for b in found.backends for e in found.encodings[b].values()):
-        console.note("note: optimizers may have changed weights; --reference MODEL.onnx compares with the model before them")
+    parts = [f"SQNR against {found.reference}, {found.samples} samples", "", outputs]
     if rows:
         parts += [
             "",
@@ -97,8 +94,11 @@ def run(args: argparse.Namespace, console: Console) -> int:
     if target is not None:
         write_text(target, write_encodings(raised, found.graph, "1.0.0"))
         parts += ["", f"{target}: {len(raised)} encodings raised to 16 bits"]
+    if found.notes:
+        parts += ["", *(f"note: {note}" for note in found.notes)]
     data = {
-        "reference": against,
+        "reference": found.reference,
+        "notes": found.notes,
         "samples": found.samples,
         "pair": found.pair,
         "outputs": found.outputs,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence, Sized
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import attrs
@@ -16,7 +15,6 @@ from npukit.encoding import Array, Encoding, encoding_for_range
 from npukit.errors import DataError, UsageError, did_you_mean
 from npukit.events import Event, OnEvent, ignore
 from npukit.graph import Graph
-from npukit.package import is_package
 from npukit.plugins import Registry
 from npukit.quantization.data import open_data
 from npukit.quantization.pipeline import Options, Quantized, Source, quantize, read_source
@@ -96,7 +94,7 @@ class Comparison:
     """SQNR of every tensor on each backend against the float reference, and the agreement of two backends code by code.
 
     SQNR = 10 log10(sum x^2 / sum (x - y)^2) over all samples, in dB. ``pair`` names the last two backends that compute with
-    encodings, () when there are not two: the first of them is judged by the second.
+    encodings, () when there are not two: the first of them is judged by the second. ``notes`` are what a reader should know.
     """
 
     reference: str
@@ -107,6 +105,7 @@ class Comparison:
     tensors: tuple[TensorRow, ...]
     encodings: Mapping[str, Mapping[str, Encoding]]
     graph: Graph
+    notes: tuple[str, ...] = ()
 
     def worst(self, count: int, backend: str = "") -> tuple[TensorRow, ...]:
         """The ``count`` quantized tensors with the lowest SQNR on ``backend`` (the last one compared by default), worst first."""
@@ -150,12 +149,12 @@ def compare(
 ) -> Comparison:
     """Run ``source`` on every backend and compare all tensors with the float model on cpu.
 
-    ``reference`` is the float model to judge by, anything that has the same outputs; by default the model itself without its
-    encodings. A package whose weights an optimizer has changed needs it: its own weights are no longer those of the float model.
-
     A model that carries no encodings is quantized for each backend first, on ``calibration`` or else on ``data`` itself. Tensors
     are compared by name; memory does not grow with the number of samples. ``kernels`` is that of ``open_session``, for the
-    emulators among the backends.
+    emulators among the backends. ``reference`` is the float model to compare with; None is ``source`` itself without its
+    encodings, which is another model than the original when optimizers have changed its weights.
+
+    Raises UsageError when no backend is named and when ``reference`` lacks an output; DataError without samples.
     """
     options = options or Options()
     registry = registry or Registry.load()
@@ -187,23 +186,24 @@ def compare(
     for label, model in models.items():
         form = kernels if label in emulators else ""
         sessions[label] = open_session(model, backend=label, soc_file=soc_file, registry=registry, kernels=form)
-    judge = _judge(graph, reference, registry=registry, symbols=symbols, batch=batch)
+    judge = origin if reference is None else read_source(reference, registry=registry, symbols=symbols, batch=batch)
+    exact = open_session(Source(graph if reference is None else judge.graph, {}), backend="cpu:float32", registry=registry)
     inner = set().union(*(_inner(s.program.graph, s.program.encodings) for s in sessions.values()))
-    names = [
-        n
-        for n in graph.float_activations()
-        if n not in inner and all(n in s.program.graph.tensors for s in (judge, *sessions.values()))
-    ]
+    known = [s.program.graph.tensors for s in (exact, *sessions.values())]
+    missing = [n for n in graph.outputs if n not in known[0]]
+    if missing:
+        raise UsageError(f"the reference has no tensor '{missing[0]}', an output of the model", hint="name the original model")
+    names = [n for n in graph.float_activations() if n not in inner and all(n in tensors for tensors in known)]
     pair = tuple(label for label, s in sessions.items() if not s.ignores_encodings)[-2:]
     pair = pair if len(pair) == 2 else ()
-    with judge:
+    with exact:
         meter = _Meter(names, list(sessions))
         codes = _CodeMeter(_common_grids(names, *(sessions[label].program.encodings for label in pair)) if pair else {})
         samples = 0
         batches = open_data(data, graph, limit=options.limit)
         total = len(batches) if isinstance(batches, Sized) else None
         for feeds in batches:
-            wanted = judge.run(feeds, names)
+            wanted = exact.run(feeds, names)
             meter.see(wanted)
             got = {label: session.run(feeds, names) for label, session in sessions.items()}
             for label in got:
@@ -219,22 +219,18 @@ def compare(
     rows = [attrs.evolve(row, agreement=codes.agreement(row.name)) for row in meter.rows(graph)]
     encodings = {label: dict(s.program.encodings) for label, s in sessions.items()}
     outputs = tuple(r for r in rows if r.name in graph.outputs)
-    return Comparison("cpu:float32", tuple(sessions), pair, samples, outputs, tuple(rows), encodings, graph)
+    title = "cpu:float32" if reference is None else f"{judge.name} on cpu:float32"
+    notes = _optimized(origin) if reference is None else ()
+    return Comparison(title, tuple(sessions), pair, samples, outputs, tuple(rows), encodings, graph, notes)
 
 
-def _judge(graph: Graph, reference: Any, *, registry: Registry, symbols: Mapping[str, int] | None, batch: int | None) -> Session:
-    """The float model to compare with: ``reference``, or ``graph`` itself. Raises UsageError when their outputs differ."""
-    if reference is None:
-        return open_session(Source(graph, {}), backend="cpu:float32", registry=registry)
-    if isinstance(reference, (str, os.PathLike)) and is_package(Path(reference)):
-        symbols = batch = None  # bound when the package was made
-    found = open_session(reference, backend="cpu:float32", registry=registry, symbols=symbols, batch=batch)
-    other = found.program.graph
-    if (set(other.inputs), set(other.outputs)) != (set(graph.inputs), set(graph.outputs)):
-        found.close()
-        wanted = f"{', '.join(graph.inputs)} -> {', '.join(graph.outputs)}"
-        raise UsageError(f"the reference computes {', '.join(other.inputs)} -> {', '.join(other.outputs)}, not {wanted}")
-    return found
+def _optimized(origin: Source) -> tuple[str, ...]:
+    """A note when the float weights of a package may not be those of the model it was made from."""
+    used = origin.manifest.options.get("optimize") if origin.manifest else None
+    if not isinstance(used, (list, tuple)) or not used:
+        return ()
+    names = ", ".join(map(str, used))
+    return (f"the weights compared with may be those after {names}: name the original with --reference {origin.name}",)
 
 
 def _inner(graph: Graph, encodings: Mapping[str, Encoding]) -> set[str]:

@@ -183,7 +183,7 @@ def quantize(
     changes: tuple[Change, ...] = ()
     if options.legalize:
         changes, encodings = task.legal(encodings)
-    return _finish(task, origin, encodings, changes, history, tuple(o.name for o in optimizers))
+    return _finish(task, origin, encodings, changes, history, optimizers)
 
 
 def check(
@@ -436,7 +436,7 @@ def _finish(
     encodings: Mapping[str, Encoding],
     changes: tuple[Change, ...],
     history: Sequence[str],
-    optimizers: tuple[str, ...],
+    optimizers: Sequence[Optimizer],
 ) -> Quantized:
     problems = task.problems(encodings)
     errors = [p for p in problems if p.severity == "error"]
@@ -448,19 +448,22 @@ def _finish(
             problems=problems,
             hint=f"npukit check lists all problems; {hint}, --no-strict goes on",
         )
-    manifest = _manifest(origin, task.backend.name, task.rules.soc.name, task.options, history)
-    if optimizers:
-        manifest = attrs.evolve(manifest, options={**manifest.options, "optimize": list(optimizers)})
+    names = [optimizer.name for optimizer in optimizers]
+    manifest = _manifest(origin, task.backend.name, task.rules.soc.name, task.options, history, names)
     report = Report(Counter(e.origin for e in encodings.values()), problems, tuple(task.notes), changes)
     return Quantized(Package(manifest, task.graph, dict(encodings)), report)
 
 
-def _manifest(origin: Source, backend: str, soc: str, options: Options, history: Sequence[str]) -> Manifest:
+def _manifest(
+    origin: Source, backend: str, soc: str, options: Options, history: Sequence[str], optimizers: Sequence[str] = ()
+) -> Manifest:
     before = origin.manifest.history if origin.manifest else ()
+    used = [*(origin.manifest.options.get("optimize", ()) if origin.manifest else ()), *optimizers]
+    chosen = {k: v for k, v in attrs.asdict(options).items() if k != "seed"}
     return Manifest(
         backend=backend,
         soc=soc,
-        options={k: v for k, v in attrs.asdict(options).items() if k != "seed"},
+        options=chosen | ({"optimize": used} if used else {}),
         seed=options.seed,
         source_name=origin.name,
         source_hash=origin.sha256,
