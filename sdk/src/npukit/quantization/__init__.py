@@ -1,6 +1,9 @@
 """From a float model to a quantized package: data, observers, the pipeline, and comparison of the results."""
 
+from npukit.quantization._remedies import Remedy
 from npukit.quantization._repair import Change
+from npukit.quantization._statistics import TensorStats
+from npukit.quantization.analyze import Analysis, LayerRow, analyze
 from npukit.quantization.calibrate import calibrate
 from npukit.quantization.compare import Comparison, TensorRow, compare, open_session
 from npukit.quantization.data import open_data
@@ -10,18 +13,23 @@ from npukit.quantization.optimize import Job, Judge, Optimizer
 from npukit.quantization.pipeline import CheckResult, Options, Quantized, Report, check, convert, quantize, read_source
 
 __all__ = [
+    "Analysis",
     "Change",
     "CheckResult",
     "Comparison",
     "Job",
     "Judge",
+    "LayerRow",
     "Legalized",
     "Optimizer",
     "Options",
     "Quantized",
     "Range",
+    "Remedy",
     "Report",
     "TensorRow",
+    "TensorStats",
+    "analyze",
     "calibrate",
     "check",
     "compare",
