@@ -156,16 +156,16 @@ Measure: TypeAlias = Callable[[Mapping[str, Quantized]], Mapping[str, Mapping[st
 def find_remedies(
     shop: Workshop, diagnoses: Sequence[Diagnosis], before: Mapping[str, float], measure: Measure
 ) -> tuple[tuple[Remedy, ...], tuple[Remedy, ...]]:
-    """What helps, what helps most first and then what was not tried; and what was tried and does not help."""
+    """What helps, and what was tried and does not help. What costs nothing on the chip comes first, then what helps most."""
     makers = (_equalize, _per_channel, _recalibrate, _round, _widen_weights, _widen_activations)
     found = [candidate for maker in makers for candidate in maker(shop, diagnoses)]
     models = {str(index): c.model for index, c in enumerate(found) if c.model is not None}
     levels = measure(models) if models else {}
     tried = [_with_gain(found[int(label)].remedy, before, after) for label, after in levels.items()]
-    ranked = sorted(_best_calibration(tried), key=lambda r: -(r.gain or 0.0))
-    helps = [r for r in ranked if (r.gain or 0.0) >= _WORTH]
     untried = [c.remedy for c in found if c.model is None]
-    return (*helps, *untried), tuple(r for r in ranked if r not in helps)
+    ranked = sorted([*_best_calibration(tried), *untried], key=lambda r: (bool(r.overrides), r.gain is None, -(r.gain or 0.0)))
+    helps = tuple(r for r in ranked if r.gain is None or r.gain >= _WORTH)
+    return helps, tuple(r for r in ranked if r not in helps)
 
 
 def _with_gain(remedy: Remedy, before: Mapping[str, float], after: Mapping[str, float]) -> Remedy:

@@ -60,8 +60,9 @@ class Analysis:
 
     ``layers`` are in order of depth. ``outputs`` and ``tensors`` compare the model quantized as a whole with the float model:
     "all" of it, its "weights" only, its "activations" only. ``statistics`` are the ranges of all tensors, quantized constants
-    included. ``remedies`` are what helps, what helps most first; ``refuted`` was tried and does not help. ``overrides`` are the
-    encodings that remedies with wider types ask for and those that were overrides before, for ``quantize(overrides=...)``.
+    included. ``remedies`` are what helps: first what costs nothing on the chip, then wider types, and of these what helps most;
+    ``refuted`` was tried and does not help. ``overrides`` are the encodings that remedies with wider types ask for and those that
+    were overrides before, for ``quantize(overrides=...)``.
     """
 
     backend: str
