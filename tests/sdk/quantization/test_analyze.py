@@ -162,6 +162,26 @@ def test_indices_are_measured_before_they_are_made() -> None:
     assert {row.output for row in found.layers} == {"y"}
 
 
+def test_outputs_that_nobody_reads() -> None:
+    """A node may have outputs that nobody reads, and a layer without any reader is none."""
+    nodes = [
+        Node("Split", "split", ("x",), ("a", "b", "c"), {"axis": 1, "num_outputs": 3}),
+        Node("Conv", "conv", ("a", "w"), ("h",)),
+        Node("Conv", "dead", ("b", "w"), ("d",)),
+        Node("Relu", "relu", ("h",), ("y",)),
+    ]
+    graph = make_graph(nodes, {"x": ("float32", (1, 6, 8, 8))}, ["y"], constants(w=(4, 2, 1, 1)))
+    grids = {n: encoding_for_range(-3, 3, "uint8") for n in ("x", "a", "h", "y", "d")} | {"w": encoding_for_range(-2, 2, "int8")}
+    cuts, data = Cuts.of(graph, grids), samples(1, (1, 6, 8, 8))[0]
+    with Network(cuts) as network, OrtModel(graph) as plain:
+        values = network.run(data)
+        assert np.array_equal(values["y"], plain.run(data)["y"])
+        got = {cuts.layers[i].name: ends for i, labels, ends in network.only(values) if "all" in labels}
+    assert set(got) == {"x", "conv"}  # Split only moves values
+    assert np.array_equal(got["conv"]["y"], np.maximum(got["conv"]["y"], 0))
+    assert not np.array_equal(got["conv"]["y"], values["y"])
+
+
 def test_parts_cover_the_graph_once() -> None:
     """Every node is in one part, and a part is fed by what earlier parts leave."""
     cuts = Cuts.of(BRANCHES, {})

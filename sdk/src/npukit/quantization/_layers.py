@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 
@@ -18,7 +18,7 @@ import attrs
 from npukit.backend.ort import OrtModel
 from npukit.encoding import GRID_PRESERVING, Array, Encoding, fake_quantize
 from npukit.encoding.formats import insert_qdq
-from npukit.graph import Graph, Node, subgraph
+from npukit.graph import Graph, Node, remove_dead_nodes
 from npukit.graph.passes.dead_nodes import reads
 
 VARIANTS = ("all", "weights", "activations")
@@ -73,7 +73,9 @@ class Cuts:
     @classmethod
     def of(cls, graph: Graph, encodings: Mapping[str, Encoding]) -> Cuts:
         ends = measured(graph)
-        parts = tuple(_part(graph, chain) for chain in _chains(graph, encodings, ends))
+        used = {*ends, *graph.outputs, *(name for node in graph.nodes for name in _inputs(graph, node))}
+        found = (_part(graph, chain, used) for chain in _chains(graph, encodings, ends))
+        parts = tuple(part for part in found if part.outputs)
         return cls(graph, encodings, ends, parts, tuple(_layers(graph, encodings, parts)))
 
     def behind(self, layer: Layer) -> tuple[int, ...]:
@@ -147,10 +149,10 @@ def _outputs(node: Node) -> list[str]:
     return [n for n in node.outputs if n]
 
 
-def _part(graph: Graph, nodes: list[Node]) -> Part:
+def _part(graph: Graph, nodes: list[Node], used: Container[str]) -> Part:
     made = {n for node in nodes for n in node.outputs}
     inputs = dict.fromkeys(n for node in nodes for n in _inputs(graph, node) if n not in made)
-    return Part(tuple(nodes), tuple(inputs), tuple(_outputs(nodes[-1])))
+    return Part(tuple(nodes), tuple(inputs), tuple(n for n in _outputs(nodes[-1]) if n in used))
 
 
 def _layers(graph: Graph, encodings: Mapping[str, Encoding], parts: Iterable[Part]) -> Iterator[Layer]:
@@ -184,7 +186,8 @@ class Network:
         return None if layer.part is None else self._load(self._cuts.parts[layer.part], layer.tensors(variant))
 
     def _load(self, part: Part, tensors: tuple[str, ...]) -> OrtModel:
-        piece = subgraph(self._cuts.graph, part.inputs, part.outputs)
+        # Not subgraph(): it would follow a node in front back to the inputs when the part reads only some of its outputs.
+        piece = remove_dead_nodes(self._cuts.graph.evolve(nodes=part.nodes, inputs=part.inputs, outputs=part.outputs))
         grids = {n: self._cuts.encodings[n] for n in tensors}
         lowered = insert_qdq(piece, grids) if grids else piece
         return OrtModel(lowered, part.outputs, threads=1, fuse_qdq=False)
