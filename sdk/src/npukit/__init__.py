@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from npukit.graph import load
     from npukit.package import read_package
     from npukit.plugins import Registry
-    from npukit.quantization import Options, check, compare, convert, quantize
+    from npukit.quantization import Options, analyze, check, compare, convert, quantize
     from npukit.quantization import open_session as Session  # noqa: N812
 
 __version__ = "0.1.0"
@@ -33,6 +33,7 @@ _HOMES = {
     "Options": ("npukit.quantization", "Options"),
     "Registry": ("npukit.plugins", "Registry"),
     "Session": ("npukit.quantization", "open_session"),
+    "analyze": ("npukit.quantization", "analyze"),
     "check": ("npukit.quantization", "check"),
     "compare": ("npukit.quantization", "compare"),
     "convert": ("npukit.quantization", "convert"),
@@ -47,6 +48,7 @@ __all__ = [
     "Registry",
     "Session",
     "__version__",
+    "analyze",
     "check",
     "compare",
     "convert",

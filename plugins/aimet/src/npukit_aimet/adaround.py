@@ -25,8 +25,8 @@ class AdaRound(Optimizer):
     """Rounds weights for the output's sake (Nagel et al. 2020, https://arxiv.org/abs/2004.10568), on second moments of the data.
 
     Layers are rounded in order, each with the inputs that it has in the quantized network and the output of the float model as the
-    target. ``solver``: "discrete" (error feedback and descent, up or down or one code further, whichever does better on samples held
-    out; rows of few weights exactly) or "relaxation" (the paper's soft rounding up or down, ``iterations`` steps). ``refit`` lets
+    target. ``solver``: "discrete" (error feedback and descent, up or down or one code further, whichever does better on samples
+    held out; rows of few weights exactly) or "relaxation" (the paper's soft rounding up or down, ``iterations`` steps). ``refit`` lets
     the bias take up the mean error. ``samples`` (anything that open_data takes) replaces the calibration data; ``batches`` is the
     most samples to use, None for all of them.
     """

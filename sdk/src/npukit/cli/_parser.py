@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import NoReturn
 
 from npukit.cli import (
+    _analyze,
     _backends,
     _bench,
     _check,
@@ -38,6 +39,7 @@ COMMANDS: dict[str, ModuleType] = {
     "legalize": _legalize,
     "run": _run,
     "compare": _compare,
+    "analyze": _analyze,
     "bench": _bench,
     "export": _export,
     "info": _info,

@@ -244,29 +244,29 @@ class _Meter:
     """Sums of squares per tensor and backend."""
 
     def __init__(self, names: Iterable[str], labels: Sequence[str]) -> None:
-        self._names = list(names)
+        self.names = list(names)
         self._labels = labels
-        self._signal = dict.fromkeys(self._names, 0.0)
-        self._noise = {label: dict.fromkeys(self._names, 0.0) for label in labels}
-        self._low = dict.fromkeys(self._names, np.inf)
-        self._high = dict.fromkeys(self._names, -np.inf)
+        self._signal = dict.fromkeys(self.names, 0.0)
+        self._noise = {label: dict.fromkeys(self.names, 0.0) for label in labels}
+        self._low = dict.fromkeys(self.names, np.inf)
+        self._high = dict.fromkeys(self.names, -np.inf)
 
     def see(self, wanted: Mapping[str, Array]) -> None:
-        for name in self._names:
+        for name in self.names:
             values = np.asarray(wanted[name], np.float64).ravel()
             self._signal[name] += float(values @ values)
             self._low[name] = min(self._low[name], float(values.min(initial=np.inf)))
             self._high[name] = max(self._high[name], float(values.max(initial=-np.inf)))
 
     def add(self, label: str, wanted: Mapping[str, Array], got: Mapping[str, Array]) -> None:
-        for name in self._names:
+        for name in self.names:
             error = (np.asarray(wanted[name], np.float64) - np.asarray(got[name], np.float64)).ravel()
             self._noise[label][name] += float(error @ error)
 
     def rows(self, graph: Graph) -> list[TensorRow]:
         depth = {name: index + 1 for index, node in enumerate(graph.nodes) for name in node.outputs}
         found = []
-        for name in self._names:
+        for name in self.names:
             node = graph.producers.get(name)
             levels = {label: _decibel(self._signal[name], self._noise[label][name]) for label in self._labels}
             low, high = self._low[name], self._high[name]
