@@ -26,9 +26,9 @@ class AdaRound(Optimizer):
 
     Layers are rounded in order, each with the inputs that it has in the quantized network and the output of the float model as the
     target. ``solver``: "discrete" (error feedback and descent, up or down or one code further, whichever does better on samples
-    held out; rows of few weights exactly) or "relaxation" (the paper's soft rounding up or down, ``iterations`` steps). ``refit`` lets
-    the bias take up the mean error. ``samples`` (anything that open_data takes) replaces the calibration data; ``batches`` is the
-    most samples to use, None for all of them.
+    held out; rows of few weights exactly) or "relaxation" (the paper's soft rounding up or down, ``iterations`` steps). ``refit``
+    lets the bias take up the mean error. ``samples`` (anything that open_data takes) replaces the calibration data; ``batches`` is
+    the most samples to use, None for all of them.
     """
 
     name = "adaround"
