@@ -50,6 +50,7 @@ class Visit:
 
     @property
     def all(self) -> Moments:
+        """The moments of all samples."""
         return self.seen if self.unseen is None else self.seen + self.unseen
 
     def refitted_bias(self, rounded: Array) -> dict[str, Array]:

@@ -30,6 +30,7 @@ class Candidate:
 
     @property
     def bits(self) -> int:
+        """Bits of an activation and a weight together; 16 for each float type."""
         return _bits(self.activations) + _bits(self.weights)
 
 
@@ -45,7 +46,7 @@ def _bits(dtype: str) -> int:
 
 @attrs.frozen
 class Group:
-    """Tensors that the rules, or one op, bind together. ``name`` is that of its first tensor."""
+    """Names of the tensors that the rules, or one op, bind together. ``name`` is that of the first one."""
 
     activations: tuple[str, ...]
     weights: tuple[str, ...]
@@ -78,6 +79,7 @@ class Menu:
 
 
 def precision_of(job: Job, candidate: Candidate) -> Precision:
+    """The job's default types with those of a candidate in their place."""
     return attrs.evolve(job.judge.precision, activations=candidate.activations, weights=candidate.weights)
 
 
