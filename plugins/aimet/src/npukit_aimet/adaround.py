@@ -81,7 +81,9 @@ class AdaRound(Optimizer):
             return moments.problem(visit.weights, free_bias=self.refit and visit.bias is not None)
 
         if self.solver == "discrete" and visit.weights.shape[2] <= FEW:
-            return enumerate_all(problem(visit.all), grid)
+            whole = problem(visit.all)
+            silent = np.diagonal(whole.hessian, axis1=1, axis2=2) == 0  # inputs that are always zero say nothing: nearest
+            return np.where(silent[:, None, :], grid.snap(visit.weights), enumerate_all(whole, grid))
         candidates = _SOLVERS[self.solver](self, problem(visit.seen), grid, visit.weights)
         test = problem(visit.unseen or visit.seen)
         best = np.argmin([test.loss(candidate) for candidate in candidates], axis=0)

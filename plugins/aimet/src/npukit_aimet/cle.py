@@ -11,6 +11,7 @@ from npukit.encoding import Array
 from npukit.graph import Graph, Node, Tensor
 from npukit.quantization import Job, Optimizer
 from npukit_aimet.decided import refuse_decided
+from npukit_aimet.reads import captured
 
 _PASSES = 20
 _LARGEST = 1e4  # of a factor: beyond, a channel is as good as unused
@@ -51,14 +52,19 @@ class _Pair:
 
 
 def _pairs(graph: Graph) -> Iterator[_Pair]:
+    inner = captured(graph)
     for node in graph.nodes:
-        if not _is_layer(graph, node):
+        if not _is_layer(graph, node) or inner.intersection(node.inputs[1:]):
             continue
         name, reader = node.outputs[0], _only_reader(graph, node.outputs[0])
+        between = {name}
         while reader is not None and reader.op in _HOMOGENEOUS and not reader.domain and reader.inputs[0] == name:
             name = reader.outputs[0]
             reader = _only_reader(graph, name)
-        if reader is not None and _is_layer(graph, reader) and reader.inputs[0] == name and _channels_match(graph, node, reader):
+            between.add(name)
+        if reader is None or inner.intersection((*between, *reader.inputs[1:])):
+            continue
+        if _is_layer(graph, reader) and reader.inputs[0] == name and _channels_match(graph, node, reader):
             yield _Pair(node, reader)
 
 

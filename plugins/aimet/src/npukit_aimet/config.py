@@ -64,6 +64,7 @@ class Settings:
         return value
 
     def flag(self, key: str) -> bool | None:
+        """True or false, or None when the key is absent."""
         value = self.values.get(key)
         if value is not None and not isinstance(value, bool):
             raise UsageError(f"{self.path}.{key} is {value!r}, not true or false")

@@ -43,18 +43,27 @@ class Moments:
     def __add__(self, other: Moments) -> Moments:
         return Moments(*(getattr(self, f.name) + getattr(other, f.name) for f in attrs.fields(Moments)))
 
+    @property
+    def hessian(self) -> Array:
+        """E[x~ x~'], (G, K, K); zeros without columns."""
+        return self.second / self._divisor
+
+    @property
+    def _divisor(self) -> float:
+        return max(self.count, 1.0)  # a layer that saw no columns (an empty batch) has nothing to fit
+
     def problem(self, weights: Array, *, free_bias: bool) -> Problem:
         """The quadratic problem for weights (G, R, K); ``free_bias`` lets the bias follow."""
-        second, cross = self.second / self.count, self.cross / self.count
+        second, cross = self.hessian, self.cross / self._divisor
         if free_bias:
-            mean, float_mean = self.mean / self.count, self.float_mean / self.count
+            mean, float_mean = self.mean / self._divisor, self.float_mean / self._divisor
             second = second - mean[:, :, None] * mean[:, None, :]
             cross = cross - float_mean[:, :, None] * mean[:, None, :]
         return Problem(second, np.matmul(weights.astype(np.float64), cross))
 
     def bias_shift(self, weights: Array, rounded: Array) -> Array:
         """What the best bias adds to the old one, (G, R): W E[x] - V E[x~]."""
-        mean, float_mean = self.mean / self.count, self.float_mean / self.count
+        mean, float_mean = self.mean / self._divisor, self.float_mean / self._divisor
         return np.asarray((weights @ float_mean[:, :, None] - rounded @ mean[:, :, None])[:, :, 0])
 
 

@@ -44,7 +44,7 @@ class SequentialMse(Optimizer):
     def _best(self, visit: Visit) -> tuple[Array, Array]:
         """The factor of every row (G, R), and the weights rounded with it."""
         scale, zero = visit.layer.grid(visit.encoding)
-        hessian = visit.all.second / visit.all.count
+        hessian = visit.all.hessian
         shape = visit.weights.shape
         best, factors, rounded = np.full(shape[:2], np.inf), np.ones(shape[:2]), visit.weights.copy()
         shared = visit.encoding.granularity == "tensor"

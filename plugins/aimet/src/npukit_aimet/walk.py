@@ -23,6 +23,7 @@ from npukit.graph import Graph, Node, Tensor, subgraph
 from npukit.quantization import Job
 from npukit_aimet.linear import Linear, Picks, linear_view
 from npukit_aimet.moments import Gatherer, Moments
+from npukit_aimet.reads import captured, reads
 from npukit_aimet.store import Store
 
 _MERGED = 32
@@ -51,6 +52,7 @@ class Visit:
 
     @property
     def all(self) -> Moments:
+        """The moments of all samples."""
         return self.seen if self.unseen is None else self.seen + self.unseen
 
     def refitted_bias(self, rounded: Array) -> dict[str, Array]:
@@ -77,16 +79,18 @@ class _Stage:
 
 
 def layers_of(graph: Graph, encodings: Mapping[str, Encoding]) -> tuple[list[Linear], list[str]]:
-    """The layers with an integer weight of their own, in order; and the nodes left out, with the reason."""
-    found, skipped = [], []
+    """The layers with an integer weight of their own, in order; and what is left out, with the reason."""
+    found, skipped, inner = [], [], captured(graph)
     for node in graph.nodes:
         layer = linear_view(graph, node)
         if layer is None or layer.weight not in encodings or encodings[layer.weight].is_float:
             continue
-        if len(graph.consumers[layer.weight]) > 1 or node.inputs.count(layer.weight) > 1:
+        if len(graph.consumers[layer.weight]) > 1 or node.inputs.count(layer.weight) > 1 or layer.weight in inner:
             skipped.append(f"{node.name}: its weight is shared")
         else:
             found.append(layer)
+    if not found and not skipped:
+        skipped.append("every node: no Conv, ConvTranspose, Gemm or MatMul has a constant integer weight")
     return found, skipped
 
 
@@ -103,11 +107,13 @@ def walk(
     """Visit ``layers`` in order and return the constants that ``solve`` changed.
 
     ``limit`` is the most samples to use; without ``both`` the float path is left out, and its moments are those of the quantized
-    one. Activations on the quantized path have their ``encodings``. Progress is reported as
-    ``stage``.
+    one. Activations on the quantized path have their ``encodings``. Progress is reported as ``stage``. Raises DataError without
+    samples, ModelError when the quantized model does not run.
     """
+    if not (layers := list(layers)):
+        return {}
     graph = _stored(job.graph, encodings)
-    stages = _stages(job.reference, list(layers))
+    stages = _stages(job.reference, layers)
     total = sum(s.layer is not None for s in stages)
     changed: dict[str, Array] = {}
     with Store() as coded, Store() if both else nullcontext(coded) as plain:
@@ -162,19 +168,15 @@ def _stages(graph: Graph, layers: list[Linear]) -> list[_Stage]:
         if id(node) in by_node:
             parts.append((by_node[id(node)], []))
         parts[-1][1].append(node)
-    last = {name: index for index, (_, nodes) in enumerate(parts) for node in nodes for name in _reads(graph, node)}
+    last = {name: index for index, (_, nodes) in enumerate(parts) for node in nodes for name in reads(graph, node)}
     found = []
     for index, (layer, nodes) in enumerate(parts):
         made = {name for node in nodes for name in node.outputs if name}
-        read = dict.fromkeys(name for node in nodes for name in _reads(graph, node) if name not in made)
+        read = dict.fromkeys(name for node in nodes for name in reads(graph, node) if name not in made)
         outputs = tuple(n for n in dict.fromkeys(n for node in nodes for n in node.outputs) if last.get(n, -1) > index)
         done = tuple(n for n in last if last[n] == index and n not in made)
         found.append(_Stage(layer, tuple(nodes), tuple(read), outputs, done))
     return found
-
-
-def _reads(graph: Graph, node: Node) -> list[str]:
-    return [name for name in node.inputs if name and not graph.tensor(name).is_constant]
 
 
 def _fill(job: Job, plain: Store, coded: Store, encodings: Mapping[str, Encoding], limit: int | None) -> int:

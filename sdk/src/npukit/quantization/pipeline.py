@@ -21,7 +21,7 @@ from npukit.encoding import (
     solve,
 )
 from npukit.encoding.formats import extract_qdq, read_encodings
-from npukit.errors import ConstraintError, DataError, UsageError
+from npukit.errors import ConstraintError, DataError, ModelError, UsageError
 from npukit.events import Event, OnEvent, ignore
 from npukit.graph import Graph, Tensor, fold_constants, load, source_hash
 from npukit.package import Manifest, Package, is_package, read_package, write_package
@@ -340,6 +340,8 @@ class _Task:
     def _weight(self, name: str) -> Encoding:
         tensor, port, dtype = self.graph.tensor(name), self.plan.weight_ports[name], self.plan.weights[name]
         assert tensor.data is not None  # a weight is a constant
+        if not tensor.data.size:
+            raise ModelError(f"weight '{name}' has no values, its shape is {list(tensor.data.shape)}", hint="take its node out")
         axis = port_axis(port, tensor.data.ndim)
         per_channel = self.precision.per_channel and "channel" in port.granularity and axis is not None
         signed = not dtype.startswith("u")

@@ -11,6 +11,7 @@ from npukit.encoding import INT_BITS, Encoding
 from npukit.errors import ConstraintError, UsageError
 from npukit.graph import Graph, Node
 from npukit.quantization import Job
+from npukit_aimet.reads import reads
 
 
 @attrs.frozen
@@ -29,6 +30,7 @@ class Candidate:
 
     @property
     def bits(self) -> int:
+        """Bits of an activation and a weight together; 16 for each float type."""
         return _bits(self.activations) + _bits(self.weights)
 
 
@@ -44,7 +46,7 @@ def _bits(dtype: str) -> int:
 
 @attrs.frozen
 class Group:
-    """Tensors that the rules, or one op, bind together. ``name`` is that of its first tensor."""
+    """Names of the tensors that the rules, or one op, bind together. ``name`` is that of the first one."""
 
     activations: tuple[str, ...]
     weights: tuple[str, ...]
@@ -77,17 +79,19 @@ class Menu:
 
 
 def precision_of(job: Job, candidate: Candidate) -> Precision:
+    """The job's default types with those of a candidate in their place."""
     return attrs.evolve(job.judge.precision, activations=candidate.activations, weights=candidate.weights)
 
 
 def find_groups(job: Job, encodings: Mapping[str, Encoding]) -> tuple[Group, ...]:
-    """The groups of all tensors that nobody decided on, in graph order.
+    """The groups of all tensors that a node touches and nobody decided on, in graph order.
 
     Bound together are: tensors on one grid by a rule; the weights of an op and the activations it multiplies them with. Biases
     follow from both and belong to no group.
     """
     plan = job.judge.plan(job.graph, job.given)
-    free = [n for n in encodings if n in job.graph.tensors and n not in plan.derived and n not in job.given]
+    touched = {n for node in job.graph.nodes for n in (*node.inputs, *node.outputs)}
+    free = [n for n in encodings if n in touched and n not in plan.derived and n not in job.given]
     parent = {name: name for name in free}
 
     def find(name: str) -> str:
@@ -178,7 +182,7 @@ def neighbourhood(graph: Graph, group: Group) -> Graph:
 def part_of(graph: Graph, nodes: tuple[Node, ...]) -> Graph:
     """Some nodes as a graph: what they read becomes an input, what they make an output."""
     made = dict.fromkeys(n for node in nodes for n in node.outputs if n)
-    read = dict.fromkeys(n for node in nodes for n in node.inputs if n)
-    inputs = tuple(n for n in read if n not in made and not graph.tensor(n).is_constant)
-    tensors = {n: graph.tensor(n) for n in (*read, *made)}
+    inputs = tuple(dict.fromkeys(n for node in nodes for n in reads(graph, node) if n not in made))
+    constants = [n for node in nodes for n in node.inputs if n and graph.tensor(n).is_constant]
+    tensors = {n: graph.tensor(n) for n in (*inputs, *constants, *made)}
     return graph.evolve(nodes=nodes, inputs=inputs, outputs=tuple(made), tensors=tensors)

@@ -125,7 +125,7 @@ def _default_candidates(job: Job) -> tuple[Candidate, ...]:
 
 
 class _Run:
-    """The measurements of one run."""
+    """The measurements of one run: what its Memory knows, and what is missing there."""
 
     def __init__(self, settings: Amp, job: Job, menu: Menu, feeds: Sequence[Feeds]) -> None:
         self._settings, self._job, self._menu, self._feeds = settings, job, menu, feeds
@@ -135,7 +135,7 @@ class _Run:
             path = settings.results_dir / "measured.jsonl"
             if settings.clean_start:
                 path.unlink(missing_ok=True)
-        self._memory = Memory(path, _key(job, menu, feeds))
+        self._memory = Memory(path, _key(job, menu, feeds, settings))
         self._reference: Sequence[Outputs] = []
         base = menu.encodings[menu.candidates[0]]
         self._timed = total(job.judge.cost(job.graph, base)).us is not None
@@ -264,13 +264,15 @@ def checked_score(value: Any) -> float:
     return number
 
 
-def _key(job: Job, menu: Menu, feeds: Sequence[Feeds]) -> str:
-    """What measurements hold for: the model, the data, the encodings of all candidates."""
-    digest = hashlib.sha256()
+def _key(job: Job, menu: Menu, feeds: Sequence[Feeds], settings: Amp) -> str:
+    """What measurements hold for: the kinds of scores, the model, the data, the encodings of all candidates."""
+    digest = hashlib.sha256(f"{settings.phase1} {settings.evaluate is not None}".encode())
     for tensor in job.graph.tensors.values():
         if tensor.data is not None:
             digest.update(np.ascontiguousarray(tensor.data).tobytes())
-    digest.update(repr([(n.op, n.inputs, n.outputs, sorted(n.attributes)) for n in job.graph.nodes]).encode())
+    for node in job.graph.nodes:
+        attributes = [(k, v.name if isinstance(v, Graph) else v) for k, v in sorted(node.attributes.items())]
+        digest.update(repr((node.op, node.inputs, node.outputs, attributes)).encode())
     for sample in feeds:
         for name in sorted(sample):
             digest.update(np.ascontiguousarray(sample[name]).tobytes())

@@ -64,9 +64,11 @@ class Memory:
         return len(self._known)
 
     def get(self, what: str) -> float | None:
+        """The score of ``what``, None when it is not known."""
         return self._known.get(what)
 
     def put(self, what: str, score: float) -> float:
+        """Remember a score, on disk at once; returns it."""
         self._known[what] = score
         if self._path is not None:
             with self._path.open("a", encoding="utf-8") as file:

@@ -10,8 +10,10 @@ import numpy as np
 from npukit.backend.ort import OrtModel
 from npukit.encoding import Array, Encoding
 from npukit.encoding.formats import insert_qdq
+from npukit.errors import ModelError
 from npukit.graph import Graph, Node, subgraph
 from npukit.quantization import Feeds
+from npukit_aimet.reads import reads
 from npukit_aimet.store import Store
 
 Outputs = dict[str, Array]
@@ -72,17 +74,25 @@ def simulate(graph: Graph, samples: Iterable[Feeds], encodings: Mapping[str, Enc
 def sqnr(reference: Iterable[Outputs], found: Iterable[Outputs]) -> float:
     """Signal to noise in dB: the noise power of every output as a share of its signal, averaged over the outputs.
 
-    Powers are summed over all samples first. inf where nothing differs; capped at 200 dB, so that it can be written as JSON.
+    Powers are summed over all samples first. At most 200 dB, where nothing differs: that can be written as JSON. Raises ModelError
+    when the shapes differ.
     """
     signal: dict[str, float] = {}
     noise: dict[str, float] = {}
     for a, b in zip(reference, found, strict=True):
         for name, values in a.items():
+            if values.shape != b[name].shape:
+                raise _other_shape(name, values.shape, b[name].shape)
             x, y = values.astype(np.float64).ravel(), b[name].astype(np.float64).ravel()
             signal[name] = signal.get(name, 0.0) + float(x @ x)
             noise[name] = noise.get(name, 0.0) + float((x - y) @ (x - y))
     shares = [noise[n] / signal[n] if signal[n] else float(noise[n] > 0) for n in signal]
     return float(-10 * np.log10(max(float(np.mean(shares)), 1e-20)))
+
+
+def _other_shape(name: str, expected: tuple[int, ...], found: tuple[int, ...]) -> ModelError:
+    message = f"output '{name}' has shape {list(found)} when the model is quantized, {list(expected)} in float"
+    return ModelError(message, hint="a shape is computed from quantized values: bind it with --onnx-define-symbol or --batch")
 
 
 def _downstream(graph: Graph, tensors: Sequence[str]) -> tuple[Node, ...]:
@@ -91,7 +101,7 @@ def _downstream(graph: Graph, tensors: Sequence[str]) -> tuple[Node, ...]:
     ends = touched.intersection(graph.outputs)
     nodes = []
     for node in graph.nodes:
-        if touched.intersection(node.inputs) or ends.intersection(node.outputs):
+        if touched.intersection((*node.inputs, *reads(graph, node))) or ends.intersection(node.outputs):
             nodes.append(node)
             touched.update(n for n in node.outputs if n)
     return tuple(nodes)
@@ -100,5 +110,4 @@ def _downstream(graph: Graph, tensors: Sequence[str]) -> tuple[Node, ...]:
 def _frontier(graph: Graph, nodes: Sequence[Node]) -> tuple[str, ...]:
     """What the nodes read that none of them makes."""
     made = {n for node in nodes for n in node.outputs}
-    read = dict.fromkeys(n for node in nodes for n in node.inputs if n and n not in made)
-    return tuple(n for n in read if not graph.tensor(n).is_constant)
+    return tuple(dict.fromkeys(n for node in nodes for n in reads(graph, node) if n not in made))
