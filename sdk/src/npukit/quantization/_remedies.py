@@ -73,7 +73,7 @@ Make: TypeAlias = Callable[..., Quantized]
 
 @attrs.frozen(eq=False)
 class Workshop:
-    """The model and the means to judge and try a change of it. ``make`` is None for a package: its float original is not there."""
+    """The model and the means to judge and try a change of it. Of a package (``packaged``) only encodings can be changed."""
 
     graph: Graph
     encodings: Mapping[str, Encoding]

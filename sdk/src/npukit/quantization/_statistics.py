@@ -108,16 +108,16 @@ def all_stats(
     graph: Graph, encodings: Mapping[str, Encoding], seen: Mapping[str, Watcher], axes: Mapping[str, int | None]
 ) -> tuple[TensorStats, ...]:
     """The statistics of all activations, and of the constants that are quantized; ``axes`` are those of weights' channels."""
+    depth = {name: index + 1 for index, node in enumerate(graph.nodes) for name in node.outputs}
     found = []
     for name, watcher in seen.items():
         node = graph.producers.get(name)
-        depth = 0 if node is None else graph.nodes.index(node) + 1
-        found.append(watcher.stats(graph.tensor(name), encodings.get(name), node.op if node else "input", depth))
-    for index, node in enumerate(graph.nodes):
-        for name in dict.fromkeys(node.inputs):
-            data = graph.constant(name)
-            if data is not None and data.size and name in encodings and all(s.name != name for s in found):
-                watcher = Watcher(axes.get(name))
-                watcher.see(np.asarray(data, np.float32))
-                found.append(watcher.stats(graph.tensor(name), encodings[name], node.op, index + 1))
+        found.append(watcher.stats(graph.tensor(name), encodings.get(name), node.op if node else "input", depth.get(name, 0)))
+    readers = {name: (node.op, index + 1) for index, node in reversed([*enumerate(graph.nodes)]) for name in node.inputs}
+    for name, (op, place) in readers.items():
+        data = graph.constant(name)
+        if data is not None and data.size and name in encodings:
+            watcher = Watcher(axes.get(name))
+            watcher.see(np.asarray(data, np.float32))
+            found.append(watcher.stats(graph.tensor(name), encodings[name], op, place))
     return tuple(sorted(found, key=lambda s: s.depth))

@@ -20,7 +20,7 @@ from npukit.events import Event, OnEvent, ignore
 from npukit.graph import Graph
 from npukit.plugins import Registry
 from npukit.quantization._layers import VARIANTS, Cuts, Layer, Network
-from npukit.quantization._remedies import Diagnosis, Remedy, Workshop, find_remedies
+from npukit.quantization._remedies import Diagnosis, Measure, Remedy, Workshop, find_remedies
 from npukit.quantization._statistics import TensorStats, all_stats, watchers
 from npukit.quantization.calibrate import _check_finite
 from npukit.quantization.compare import TensorRow, _inner, _Meter
@@ -131,26 +131,31 @@ def analyze(
     rules = Rules.of(registry.planner(chosen), chip)
     optimizers = frozenset(o.name for o in registry.optimizers() if o.engine == ENGINE)
     shop = Workshop(graph, encodings, chosen, rules, options, given, optimizers, make, packaged)
+    return _conclude(shop, survey, worst, partial(_try, graph, batches, survey.cuts.ends, on_event))
+
+
+def _conclude(shop: Workshop, survey: _Survey, worst: int, measure: Measure) -> Analysis:
+    """The remedies for the worst layers, and everything that was found."""
     tensors, layers = survey.tensors(), survey.layers()
     outputs = tuple(r for r in tensors if r.name in survey.cuts.ends)
-    statistics = all_stats(graph, encodings, survey.watchers, shop.axes())
+    statistics = all_stats(shop.graph, shop.encodings, survey.watchers, shop.axes())
     before = {r.name: r.sqnr["all"] for r in outputs}
     diagnoses = list(_diagnoses(survey.cuts.layers, layers, statistics, worst, before))
-    remedies, refuted = find_remedies(shop, diagnoses, before, partial(_try, graph, batches, survey.cuts.ends, on_event))
-    layers = [attrs.evolve(r, advice=tuple(x.action for x in remedies if r.name in x.reasons)) for r in layers]
+    remedies, refuted = find_remedies(shop, diagnoses, before, measure)
+    advised = (attrs.evolve(r, advice=tuple(x.action for x in remedies if r.name in x.reasons)) for r in layers)
     return Analysis(
-        chosen.name,
-        chip,
+        shop.backend.name,
+        shop.rules.soc,
         survey.samples,
         outputs,
-        tuple(layers),
+        tuple(advised),
         tuple(tensors),
         statistics,
         remedies,
         refuted,
         _overrides(shop, remedies),
-        encodings,
-        graph,
+        shop.encodings,
+        shop.graph,
     )
 
 
