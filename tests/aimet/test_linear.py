@@ -105,7 +105,7 @@ def test_the_gain_of_a_bias() -> None:
 
 
 @pytest.mark.parametrize("granularity", ["tensor", "channel", "block", "lpbq"])
-@pytest.mark.parametrize("dtype", ["int2", "int4", "int8"])
+@pytest.mark.parametrize("dtype", ["int2", "int3", "int4", "int8"])
 def test_grids_of_every_granularity(granularity: str, dtype: str) -> None:
     """Scale and zero point per weight reproduce the encoding's own rounding."""
     graph, node = layer("Conv", (6, 8, 3, 3), (1, 8, 9, 9))

@@ -15,9 +15,10 @@ import pytest
 import npukit as nk
 from npukit.backend.ort import OrtModel
 from npukit.encoding import Array, Encoding
-from npukit.encoding.formats import insert_qdq
+from npukit.encoding.formats import insert_qdq, read_encodings, write_encodings
 from npukit.errors import DataError, UsageError
 from npukit.graph import Graph, Node, make_graph
+from npukit.package import read_package
 from npukit.quantization import Quantized
 from npukit_aimet.adaround import AdaRound
 from npukit_aimet.bias_correction import BiasCorrection
@@ -87,6 +88,22 @@ def test_optimizers_gain(optimize: list[Any], gain: float, nearest: float) -> No
     """Every optimizer brings the 4-bit network nearer to the float one, on other data, by so many dB."""
     model = nk.quantize(network(), backend="cpu", data=samples(64), options=W4, optimize=optimize)
     assert sqnr(model, network()) > nearest + gain
+
+
+@pytest.mark.parametrize("weights", ["int2", "int3", "int8"])
+def test_optimizers_gain_at_every_width(weights: str, tmp_path: Path) -> None:
+    """Other widths than 4 bits gain as well, and come back from a package and from AIMET's encodings as they were."""
+    options = nk.Options(weights=weights)
+    plain = nk.quantize(network(), backend="cpu", data=samples(64), options=options)
+    model = nk.quantize(network(), backend="cpu", data=samples(64), options=options, optimize="seq-mse,adaround")
+    assert sqnr(model, network()) > sqnr(plain, network()) + (0.5 if weights == "int8" else 5)
+    assert {model.encodings[f"w{i}"].dtype for i in range(1, 6)} == {weights}
+    model.save(tmp_path / "m.dlc")
+    again = read_package(tmp_path / "m.dlc")
+    (tmp_path / "m.encodings").write_text(write_encodings(model.encodings, model.graph, "1.0.0"))
+    read = read_encodings(tmp_path / "m.encodings", model.graph)
+    for found in (again.encodings, read.encodings):
+        assert all(found[f"w{i}"].same_grid(model.encodings[f"w{i}"]) for i in range(1, 6))
 
 
 def test_adaround_keeps_scales_and_lands_on_the_grid() -> None:

@@ -99,10 +99,25 @@ def test_the_model_computes_on_the_grids() -> None:
     np.testing.assert_array_equal(got, wanted)
 
 
-def test_two_bit_activations_are_refused() -> None:
-    """ONNX has no 2-bit activations at that opset: the tensor is named."""
-    with pytest.raises(EncodingError, match="tensor 'x': ONNX has no 2-bit activations"):
-        insert_qdq(conv(), {"x": encoding_for_range(-1, 1, "uint2")})
+@pytest.mark.parametrize("bits", [2, 3])
+def test_very_narrow_activations_are_refused(bits: int) -> None:
+    """ONNX has no activations of 2 or 3 bits at that opset: the tensor is named."""
+    with pytest.raises(EncodingError, match=f"tensor 'x': ONNX has no {bits}-bit activations"):
+        insert_qdq(conv(), {"x": encoding_for_range(-1, 1, f"uint{bits}")})
+
+
+@pytest.mark.parametrize("dtype", ["int3", "uint3"])
+def test_three_bit_weights_are_stored_in_four(dtype: str) -> None:
+    """Eight codes, all of them used, in ONNX's 4-bit type; the model computes what they mean."""
+    grid = encoding_for_weights(WEIGHT, dtype, granularity="channel", axis=0, symmetric=dtype == "int3")
+    lowered = insert_qdq(conv(), {"w": grid})
+    stored = lowered.tensor("w.q")
+    assert stored.dtype == dtype.replace("3", "4")
+    assert stored.data is not None
+    codes = stored.data.astype(np.int32)
+    assert (codes.min(), codes.max()) == ((-3, 3) if dtype == "int3" else (0, 7))
+    rounded = conv().with_tensors([conv().tensor("w").constant("w", fake_quantize(WEIGHT, grid))])
+    np.testing.assert_array_equal(run(lowered, x=X), run(rounded, x=X))
 
 
 @pytest.mark.parametrize("scale", [0.0, -1.0, np.nan, np.inf])

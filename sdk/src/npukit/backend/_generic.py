@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from npukit.backend._constraint import OpConstraint, Port
-from npukit.encoding import GRID_PRESERVING
+from npukit.encoding import GRID_PRESERVING, INT_BITS
 
 _SOURCE = "ONNX operator definitions, https://onnx.ai/onnx/operators/"
 _ANY = Port()
+_WEIGHTS = tuple(dtype for dtype, bits in INT_BITS.items() if bits <= 16)
 _WHOLE = {"tensor", "channel", "block", "lpbq"}
 
 
 def _weighted(op: str, axis: int, attributes: dict[str, tuple[object, ...]] | None = None) -> OpConstraint:
-    weight = Port(granularity=_WHOLE, axis=axis, dtypes=("int2", "int4", "int8", "int16", "uint2", "uint4", "uint8", "uint16"))
+    weight = Port(granularity=_WHOLE, axis=axis, dtypes=_WEIGHTS)
     bias = Port(dtypes=("int32",), granularity=_WHOLE, derived=True, optional=True)
     return OpConstraint(op, (_ANY, weight, bias), (_ANY,), source=_SOURCE, attributes=attributes or {})
 
@@ -27,7 +28,7 @@ GENERIC = (
     _weighted("Gemm", 1, {"transB": (0,)}),
     OpConstraint(
         "MatMul",
-        (_ANY, Port(granularity=_WHOLE, axis=-1, constant=True, dtypes=("int2", "int4", "int8", "int16", "uint4", "uint8"))),
+        (_ANY, Port(granularity=_WHOLE, axis=-1, constant=True, dtypes=_WEIGHTS)),
         (_ANY,),
         source=_SOURCE,
     ),

@@ -12,7 +12,7 @@ from npukit.errors import EncodingError
 
 Array: TypeAlias = npt.NDArray[Any]
 
-INT_BITS = {f"{sign}int{bits}": bits for sign in ("", "u") for bits in (2, 4, 8, 16, 32)}
+INT_BITS = {f"{sign}int{bits}": bits for sign in ("", "u") for bits in (2, 3, 4, 8, 16, 32)}
 FLOAT_BITS = {"float16": 16, "bfloat16": 16, "float32": 32}
 
 

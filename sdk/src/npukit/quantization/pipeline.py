@@ -12,6 +12,7 @@ import attrs
 
 from npukit.backend import Backend, Plan, Precision, Problem, Rules, Soc, port_axis
 from npukit.encoding import (
+    INT_BITS,
     Conflict,
     Encoding,
     Solution,
@@ -424,7 +425,7 @@ def _optimized(task: _Task, optimizers: Sequence[Optimizer], calibration: _Calib
     return of(job.graph, job.given, list(job.notes)), job.reference
 
 
-_GRIDS = frozenset({"int2", "int4", "int8", "int16", "uint2", "uint4", "uint8", "uint16"})
+_GRIDS = frozenset(dtype for dtype, bits in INT_BITS.items() if bits <= 16)
 
 
 def _spread_origin(encoding: Encoding) -> Encoding:

@@ -76,8 +76,8 @@ class _Writer:
             self._nodes.append(Node("Cast", f"{name}.narrow", (before,), (middle,), {"to": _CAST[encoding.dtype]}))
             self._nodes.append(Node("Cast", f"{name}.widen", (middle,), (after,), {"to": _FLOAT32}))
             return
-        if encoding.bits == 2:
-            raise EncodingError(f"tensor '{name}': ONNX has no 2-bit activations at opset 21")
+        if encoding.bits < 4:  # constants of so few bits are stored in 4
+            raise EncodingError(f"tensor '{name}': ONNX has no {encoding.bits}-bit activations at opset 21")
         self._tensors[middle] = Tensor(middle, encoding.dtype, self._graph.tensors[name].shape)
         parameters = self._parameters(name, encoding, encoding.steps, encoding.zeros, encoding.dtype)
         attributes = _attributes(encoding)
