@@ -121,6 +121,24 @@ def test_a_weight_without_values_is_named() -> None:
         nk.quantize(graph, backend="cpu", data=rows(2, 2, 4), optimize="adaround")
 
 
+def test_a_shape_that_quantization_changes_is_explained() -> None:
+    """Three rows, counted in steps of 4/255 and cut to an integer, become two: the error says what to bind."""
+    nodes = [
+        Node("Gemm", "first", ("x", "w"), ("t",)),
+        Node("Shape", "shape", ("t",), ("s",)),
+        Node("Cast", "float", ("s",), ("f",), {"to": 1}),
+        Node("Cast", "int", ("f",), ("i",), {"to": 7}),
+        Node("Expand", "expand", ("one", "i"), ("e",)),
+        Node("Add", "add", ("t", "e"), ("a",)),
+        Node("Gemm", "last", ("a", "v"), ("y",)),
+    ]
+    constants = {"w": noise(4, 4), "v": noise(4, 2), "one": np.ones((1, 1), np.float32)}
+    graph = make_graph(nodes, {"x": ("float32", ("N", 4))}, ["y"], constants)
+    with pytest.raises(ModelError, match=r"from 'first' \(Gemm\) on do not run") as caught:
+        nk.quantize(graph, backend="cpu", data=rows(9, 3, 4), optimize="adaround")
+    assert "--onnx-define-symbol" in (caught.value.hint or "")
+
+
 def test_sqnr_of_other_shapes_names_the_output() -> None:
     """A shape that follows from quantized values is an error that says where, not a broadcast."""
     with pytest.raises(ModelError, match=r"output 'y' has shape \[0, 2\] when the model is quantized, \[3, 2\] in float"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import attrs
 import numpy as np
 import onnxruntime as ort
 import pytest
@@ -108,14 +109,15 @@ def test_very_narrow_activations_are_refused(bits: int) -> None:
 
 @pytest.mark.parametrize("dtype", ["int3", "uint3"])
 def test_three_bit_weights_are_stored_in_four(dtype: str) -> None:
-    """Eight codes, all of them used, in ONNX's 4-bit type; the model computes what they mean."""
-    grid = encoding_for_weights(WEIGHT, dtype, granularity="channel", axis=0, symmetric=dtype == "int3")
+    """ONNX's 4-bit type holds the eight codes and no other, though half of the weights lie beyond; the model computes with them."""
+    whole = encoding_for_weights(WEIGHT, dtype, granularity="channel", axis=0, symmetric=dtype == "int3")
+    grid = attrs.evolve(whole, scale=whole.steps / 2)
     lowered = insert_qdq(conv(), {"w": grid})
     stored = lowered.tensor("w.q")
     assert stored.dtype == dtype.replace("3", "4")
     assert stored.data is not None
     codes = stored.data.astype(np.int32)
-    assert (codes.min(), codes.max()) == ((-3, 3) if dtype == "int3" else (0, 7))
+    assert (codes.min(), codes.max()) == ((-4, 3) if dtype == "int3" else (0, 7))
     rounded = conv().with_tensors([conv().tensor("w").constant("w", fake_quantize(WEIGHT, grid))])
     np.testing.assert_array_equal(run(lowered, x=X), run(rounded, x=X))
 

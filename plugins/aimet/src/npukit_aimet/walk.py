@@ -17,7 +17,7 @@ import numpy as np
 from npukit.backend.ort import OrtModel
 from npukit.encoding import Array, Encoding, fake_quantize
 from npukit.encoding.formats import insert_qdq
-from npukit.errors import DataError
+from npukit.errors import DataError, ModelError
 from npukit.events import Event
 from npukit.graph import Graph, Node, Tensor, subgraph
 from npukit.quantization import Job
@@ -245,7 +245,14 @@ def _run(graph: Graph, part: _Stage, store: Store, encodings: Mapping[str, Encod
     lowered = insert_qdq(piece, inner) if inner else piece
     with OrtModel(lowered, part.outputs, fuse_qdq=False) as model:
         for values in _rows(store, part.inputs):
-            for name, array in model.run(values).items():
+            try:
+                found = model.run(values)
+            except ModelError as error:
+                node = part.nodes[0]
+                where = f"with quantized tensors the nodes from '{node.name or node.outputs[0]}' ({node.op}) on do not run"
+                hint = "where a shape is computed from quantized values, bind it with --onnx-define-symbol or --batch"
+                raise ModelError(f"{where}: {error.message}", hint=hint) from None
+            for name, array in found.items():
                 store.append(name, array)
 
 
