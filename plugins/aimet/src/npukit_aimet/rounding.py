@@ -51,6 +51,13 @@ class Grid:
         low, high = np.maximum(self.low - 1, self.qmin), np.minimum(self.high + 1, self.qmax)
         return attrs.evolve(self, low=low, high=high)
 
+    @staticmethod
+    def joined(grids: Sequence[Grid]) -> Grid:
+        """The rows of several grids of one type, (R, K) each, one below the other."""
+        scale, zero = np.concatenate([g.scale for g in grids]), np.concatenate([g.zero for g in grids])
+        low, high = np.concatenate([g.low for g in grids]), np.concatenate([g.high for g in grids])
+        return Grid(scale, zero, low, high, grids[0].qmin, grids[0].qmax)
+
     def snap(self, weights: Array) -> Array:
         """The nearest real values on the grid."""
         codes = np.clip(np.rint(weights / self.scale + self.zero), self.low, self.high)
@@ -115,8 +122,11 @@ def feed_back(problem: Problem, grids: Sequence[Grid], weights: Array, *, dampin
         hessian = problem.hessian[g][np.ix_(order, order)] + extra * np.eye(len(order))
         upper = np.linalg.cholesky(hessian[::-1, ::-1])[::-1, ::-1]
         target = _solve_upper(upper, (problem.target[g] + extra * weights[g])[:, order].T).T
-        for grid, into in zip(grids, found, strict=True):
-            into[g][:, order] = _successive(upper, target.copy(), grid.pick(g).pick((slice(None), order)))
+        # Rows do not know of one another: those of all grids go through the columns together.
+        joined = Grid.joined([grid.pick(g).pick((slice(None), order)) for grid in grids])
+        rounded = _successive(upper, np.concatenate([target] * len(grids)), joined)
+        for into, part in zip(found, np.split(rounded, len(grids)), strict=True):
+            into[g][:, order] = part
     return found
 
 
