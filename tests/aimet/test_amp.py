@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -290,3 +291,12 @@ def test_candidates_of_the_published_form() -> None:
     """Activations come first; float types are there."""
     found = parse_candidates([[[16, "int"], [8, "int"]], [[16, "float"], [16, "float"]]], "$")
     assert found == (WIDE, Candidate("float16", "float16"))
+
+
+def test_without_matplotlib_the_report_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tables and overrides are written all the same, and a note says what is missing."""
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    model = mixed(candidates=(WIDE, NARROW), results_dir=tmp_path)
+    assert (tmp_path / "pareto_list.csv").is_file()
+    assert not (tmp_path / "pareto_curve.png").exists()
+    assert any("npukit-aimet[plot]" in note for note in model.report.notes)

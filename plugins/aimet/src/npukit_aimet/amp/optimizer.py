@@ -113,9 +113,8 @@ class Amp(Optimizer):
             choice = fewer_converts(menu, job.graph, choice, run.cost, run.keeps_target)
         encodings = menu.mixed(choice)
         result = Result(menu, steps, points, choice, run.cost(choice), count_converts(job.graph, encodings))
-        if self.results_dir is not None:
-            write_results(self.results_dir, result, job.graph, encodings)
-        return job.decide({n: e.with_origin("optimizer:amp") for n, e in encodings.items()}, (), *result.notes())
+        written = [] if self.results_dir is None else write_results(self.results_dir, result, job.graph, encodings)
+        return job.decide({n: e.with_origin("optimizer:amp") for n, e in encodings.items()}, (), *result.notes(), *written)
 
 
 def _default_candidates(job: Job) -> tuple[Candidate, ...]:

@@ -40,8 +40,8 @@ class Result:
         return lines
 
 
-def write_results(folder: Path, result: Result, graph: Graph, encodings: Mapping[str, Encoding]) -> None:
-    """Write accuracy_list and pareto_list as CSV and JSON, amp.encodings (overrides), and the plots."""
+def write_results(folder: Path, result: Result, graph: Graph, encodings: Mapping[str, Encoding]) -> list[str]:
+    """Write accuracy_list and pareto_list as CSV and JSON, amp.encodings (overrides), and plots; returns lines for the report."""
     folder.mkdir(parents=True, exist_ok=True)
     accuracy = [{"group": s.group, "candidate": str(s.candidate), "score": s.score, "saving": s.saving} for s in result.steps]
     pareto = [
@@ -52,7 +52,8 @@ def write_results(folder: Path, result: Result, graph: Graph, encodings: Mapping
         write_atomic(folder / f"{name}.json", [(json.dumps(rows, indent=1) + "\n").encode()])
         write_atomic(folder / f"{name}.csv", [_csv(rows).encode()])
     write_atomic(folder / "amp.encodings", [write_encodings(encodings, graph).encode()])
-    _plot(folder, result)
+    drawn = _plot(folder, result)
+    return [] if drawn else ['amp: no plot of the Pareto curve, matplotlib is not installed: pip install "npukit-aimet[plot]"']
 
 
 def _csv(rows: Sequence[Mapping[str, object]]) -> str:
@@ -63,12 +64,12 @@ def _csv(rows: Sequence[Mapping[str, object]]) -> str:
     return text.getvalue()
 
 
-def _plot(folder: Path, result: Result) -> None:
-    """The Pareto curve as PNG and as a page with the drawing inside; nothing without matplotlib."""
+def _plot(folder: Path, result: Result) -> bool:
+    """Draw the Pareto curve as PNG and as a page with the drawing inside; False without matplotlib."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        return
+        return False
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     axes.plot([p.cost for p in result.points], [p.score for p in result.points], "o-", markersize=3)
@@ -83,3 +84,4 @@ def _plot(folder: Path, result: Result) -> None:
     drawing = svg.getvalue()
     page = f"<!doctype html><meta charset='utf-8'><title>Pareto curve</title>{drawing[drawing.index('<svg') :]}"
     write_atomic(folder / "pareto_curve.html", [page.encode()])
+    return True
