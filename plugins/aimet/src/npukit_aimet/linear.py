@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import math
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
@@ -14,7 +15,7 @@ from npukit.graph import Graph, Node, attribute
 
 
 @attrs.frozen(eq=False)
-class Linear:
+class Linear(abc.ABC):
     """A node whose output is ``scale x matrix x columns(input)`` plus a bias, with a constant matrix.
 
     ``x``, ``weight`` and ``bias`` are tensor names, ``bias`` "" when there is none that has one value per row. The matrix has shape
@@ -35,17 +36,17 @@ class Linear:
         """K, the number of weights in a row."""
         return int(self.matrix(np.empty(self.shape, np.bool_)).shape[2])
 
+    @abc.abstractmethod
     def matrix(self, values: Array) -> Array:
         """Values of the weight's shape as (G, R, K)."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def restore(self, matrix: Array) -> Array:
         """(G, R, K) back in the weight's shape."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def columns(self, x: Array, picks: Picks) -> Array:
         """Columns of one input as (G, K, n), float32; ``picks`` chooses n of all positions."""
-        raise NotImplementedError
 
     def grid(self, encoding: Encoding) -> tuple[Array, Array]:
         """Scale and zero point of every weight, (G, R, K) each: the same for all granularities."""

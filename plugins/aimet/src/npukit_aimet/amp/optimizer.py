@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -107,7 +108,7 @@ class Amp(Optimizer):
         feeds = list(islice(data, self.batches))
         run = _Run(self, job, menu, feeds)
         steps = run.steps()
-        lowered, points = walk_down(steps, lambda n: run.point(steps, n), run.target(), self.search)
+        lowered, points = walk_down(steps, lambda n: run.point(steps, n), run.target, self.search)
         choice = run.choice(steps[:lowered])
         if self.reduce_converts:
             choice = fewer_converts(menu, job.graph, choice, run.cost, run.keeps_target)
@@ -139,7 +140,6 @@ class _Run:
         base = menu.encodings[menu.candidates[0]]
         self._timed = total(job.judge.cost(job.graph, base)).us is not None
         self._full_cost = self._work(job.graph, base)
-        self._scores: dict[tuple[Candidate, ...], float] = {}
 
     def steps(self) -> list[Sensitivity]:
         """Phase 1: every group and candidate, the harmless first, of equals the one that saves most."""
@@ -176,8 +176,9 @@ class _Run:
         self._job.on_event(Event("amp: walk", count, len(steps), last.group if last else ""))
         return Point(count, self.cost(choice), score, last.group if last else "", last.candidate if last else None)
 
+    @cached_property
     def target(self) -> float | None:
-        """The lowest score allowed."""
+        """The lowest score allowed; None when any is."""
         drop, evaluate = self._settings.allowed_accuracy_drop, self._settings.evaluate
         if drop is None:
             return None
@@ -187,7 +188,7 @@ class _Run:
 
     def keeps_target(self, choice: Mapping[str, Candidate], before: Mapping[str, Candidate]) -> bool:
         """Whether a choice is good enough: above the target, or without one not worse than the choice before it."""
-        target = self.target()
+        target = self.target
         return self._score_of(choice) >= (self._score_of(before) if target is None else target)
 
     def cost(self, choice: Mapping[str, Candidate]) -> float:
@@ -208,15 +209,12 @@ class _Run:
         return float(cost.us or 0.0) if self._timed else float(cost.bit_ops)
 
     def _score_of(self, choice: Mapping[str, Candidate]) -> float:
-        key = tuple(choice[g.name] for g in self._menu.groups)
-        if key not in self._scores:
-            what = " ".join(map(str, key))
-            known = self._memory.get(what)
-            if known is None:
-                found = list(simulate(self._job.graph, self._feeds, {**self._job.given, **self._menu.mixed(choice)}))
-                known = self._memory.put(what, self._score(found, self._settings.evaluate is not None))
-            self._scores[key] = known
-        return self._scores[key]
+        what = " ".join(str(choice[g.name]) for g in self._menu.groups)
+        known = self._memory.get(what)
+        if known is not None:
+            return known
+        found = list(simulate(self._job.graph, self._feeds, {**self._job.given, **self._menu.mixed(choice)}))
+        return self._memory.put(what, self._score(found, self._settings.evaluate is not None))
 
     def _score(self, outputs: Sequence[Outputs], evaluated: bool) -> float:
         if not evaluated or self._settings.evaluate is None:

@@ -60,9 +60,6 @@ class Memory:
         except (ValueError, KeyError, TypeError):
             pass  # the last line of an interrupted run may be cut short: it is computed again
 
-    def __len__(self) -> int:
-        return len(self._known)
-
     def get(self, what: str) -> float | None:
         """The score of ``what``, None when it is not known."""
         return self._known.get(what)
