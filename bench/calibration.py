@@ -29,8 +29,8 @@ MODEL = "ultraface_rfb_320"
 def ours(zoo: Path, method: str) -> Callable[[], Any]:
     from zoo import case
 
+    from npukit.calibration import calibrate
     from npukit.graph import fold_batch_norm, fold_constants, load
-    from npukit.quantization import calibrate
 
     found = case(MODEL, zoo)
     graph = fold_batch_norm(fold_constants(load(found.model)))

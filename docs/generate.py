@@ -16,6 +16,9 @@ NOTE = "<!-- Written by docs/generate.py: change the code and run it again. -->\
 MODULES = (
     "npukit",
     "npukit.quantization",
+    "npukit.diagnosis",
+    "npukit.legalize",
+    "npukit.calibration",
     "npukit.backend",
     "npukit.encoding",
     "npukit.encoding.formats",

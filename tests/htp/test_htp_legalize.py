@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 
 import npukit as nk
+from npukit.diagnosis import compare
 from npukit.encoding import Encoding, encoding_for_range
 from npukit.encoding.formats import write_encodings
 from npukit.errors import ConstraintError, UsageError
 from npukit.graph import Graph, Node, make_graph
 from npukit.plugins import Registry
-from npukit.quantization import Legalized, Options, Quantized, check, compare, legalize
+from npukit.quantization import Legalized, Options, Quantized, check, legalize
 
 REGISTRY = Registry.load()
 RNG = np.random.default_rng(0)

@@ -11,10 +11,11 @@ import pytest
 
 from npukit.backend import Soc
 from npukit.demo import MODEL
+from npukit.diagnosis import compare
 from npukit.encoding import Array, Encoding, encoding_for_range
 from npukit.errors import ConstraintError, ModelError, PluginError, UsageError
 from npukit.graph import Graph, Node, make_graph
-from npukit.quantization import Quantized, check, compare, open_session, quantize
+from npukit.quantization import Quantized, check, open_session, quantize
 from npukit_qnn.backend import QnnBackend
 from npukit_qnn.child import Child, QnnRuntimeError
 

@@ -18,11 +18,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from npukit.diagnosis import analyze, compare
     from npukit.errors import NpukitError
     from npukit.graph import load
     from npukit.package import read_package
     from npukit.plugins import Registry
-    from npukit.quantization import Options, analyze, check, compare, convert, quantize
+    from npukit.quantization import Options, check, convert, quantize
     from npukit.quantization import open_session as Session  # noqa: N812
 
 __version__ = "0.1.0"
@@ -33,9 +34,9 @@ _HOMES = {
     "Options": ("npukit.quantization", "Options"),
     "Registry": ("npukit.plugins", "Registry"),
     "Session": ("npukit.quantization", "open_session"),
-    "analyze": ("npukit.quantization", "analyze"),
+    "analyze": ("npukit.diagnosis", "analyze"),
     "check": ("npukit.quantization", "check"),
-    "compare": ("npukit.quantization", "compare"),
+    "compare": ("npukit.diagnosis", "compare"),
     "convert": ("npukit.quantization", "convert"),
     "load": ("npukit.graph", "load"),
     "quantize": ("npukit.quantization", "quantize"),

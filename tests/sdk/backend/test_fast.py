@@ -10,11 +10,12 @@ import pytest
 
 from npukit.backend import Accumulator, Call, FastCall, Kernel, KernelBackend, Lowering, Program, Result, Session, Soc, Value
 from npukit.cli import main
+from npukit.diagnosis import compare
 from npukit.encoding import Array, Encoding
 from npukit.errors import ModelError, PluginError, UsageError
 from npukit.graph import Node, make_graph
 from npukit.plugins import Registry, hookimpl
-from npukit.quantization import compare, open_session
+from npukit.quantization import open_session
 
 SHAPE = (2, 3, 4, 4)
 
@@ -225,7 +226,7 @@ def test_without_onnxruntime(monkeypatch: pytest.MonkeyPatch, feeds: dict[str, A
     made = program(chain("Relu"))
     with opened(made, "") as session:
         assert session.metrics()["fast"] == 1
-    monkeypatch.setattr("npukit.backend._kernel.is_installed", lambda: False)
+    monkeypatch.setattr("npukit.backend.kernel.is_installed", lambda: False)
     with opened(made, "") as session:
         assert session.metrics()["fast"] == 0
     monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)

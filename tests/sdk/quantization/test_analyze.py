@@ -12,14 +12,14 @@ import pytest
 
 import npukit as nk
 from npukit.backend.ort import OrtModel
+from npukit.diagnosis import Analysis, TensorStats, compare
+from npukit.diagnosis.layers import Cuts, Network
+from npukit.diagnosis.statistics import Watcher, channel_ratio
 from npukit.encoding import Array, Encoding, encoding_for_range, encoding_for_weights
 from npukit.encoding.formats import insert_qdq
 from npukit.errors import DataError, UsageError
 from npukit.graph import Graph, Node, make_graph
 from npukit.plugins import Registry
-from npukit.quantization import Analysis, TensorStats, compare
-from npukit.quantization._layers import Cuts, Network
-from npukit.quantization._statistics import Watcher, channel_ratio
 
 REGISTRY = Registry.load()
 

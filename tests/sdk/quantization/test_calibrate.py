@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from npukit.calibration import Range, calibrate
+from npukit.calibration.histogram import Histogram
+from npukit.calibration.observers import METHODS, observer
 from npukit.encoding import encoding_for_range, fake_quantize
 from npukit.errors import DataError, UsageError
 from npukit.graph import Node, make_graph
-from npukit.quantization import Range, calibrate
-from npukit.quantization._histogram import Histogram
-from npukit.quantization.observers import METHODS, observer
 
 GRAPH = make_graph([Node("Mul", "m", ("x", "two"), ("y",))], {"x": ("float32", ("n", 1000))}, ["y"], {"two": np.float32(2)})
 

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from npukit.calibration import open_data
 from npukit.errors import DataError, UsageError
 from npukit.graph import Graph, Node, make_graph
-from npukit.quantization import open_data
 
 X = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
 K = np.arange(10).reshape(5, 2)

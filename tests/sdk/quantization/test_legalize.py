@@ -12,10 +12,10 @@ import pytest
 from npukit.backend import Backend, OpConstraint, Problem, Program, Rules, Session, Soc
 from npukit.encoding import Encoding, encoding_for_range, encoding_for_weights
 from npukit.graph import Graph, Node, Tensor, make_graph
+from npukit.legalize import Change
+from npukit.legalize import search as module
+from npukit.legalize.search import repair
 from npukit.plugins import Registry
-from npukit.quantization import Change
-from npukit.quantization import _repair as module
-from npukit.quantization._repair import repair
 
 REGISTRY = Registry.load()
 EIGHT, WIDE = ("uint8", "int8"), ("uint8", "int8", "uint16")

@@ -12,13 +12,14 @@ import pytest
 
 import npukit as nk
 from npukit.backend import Backend, Kernel, Soc
+from npukit.diagnosis import compare
+from npukit.diagnosis.compare import _CodeMeter
 from npukit.encoding import Encoding, encoding_for_range
 from npukit.encoding.formats import insert_qdq, write_encodings
 from npukit.errors import ConstraintError, DataError, EncodingError, UsageError
 from npukit.graph import Graph, Node, make_graph, save
 from npukit.plugins import Registry, hookimpl
-from npukit.quantization import Quantized, compare, open_session
-from npukit.quantization.compare import _CodeMeter
+from npukit.quantization import Quantized, open_session
 from npukit_htp.backend import HtpBackend
 
 RNG = np.random.default_rng(0)

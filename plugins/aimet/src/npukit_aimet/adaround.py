@@ -9,9 +9,10 @@ from typing import Any
 import attrs
 import numpy as np
 
+from npukit.calibration import open_data
 from npukit.encoding import Array
 from npukit.errors import UsageError, did_you_mean
-from npukit.quantization import Job, Optimizer, open_data
+from npukit.quantization import Job, Optimizer
 from npukit_aimet.config import section
 from npukit_aimet.moments import Moments, Problem
 from npukit_aimet.rounding import FEW, Grid, descend, enumerate_all, feed_back, relax

@@ -1,12 +1,15 @@
 """The seam between npukit and an accelerator: op constraints, SoCs, backends, programs and sessions."""
 
-from npukit.backend._base import Arithmetic, Backend, OpTime, Precision, Program, Session, check_feeds
-from npukit.backend._constraint import Caveat, OpConstraint, Port, Problem, Soc, grid_matches, load_constraints, load_socs
-from npukit.backend._cost import OpCost, TotalCost, bytes_of, count_costs, total
-from npukit.backend._fast import FastCall, Lowering, Operand
-from npukit.backend._kernel import FORMS, Accumulator, Call, Kernel, KernelBackend, Result
-from npukit.backend._rules import Plan, Rules, port_axis
-from npukit.backend._value import Value
+from npukit.backend.base import Arithmetic, Backend, Precision
+from npukit.backend.call import Accumulator, Call, Kernel, Result
+from npukit.backend.constraint import Caveat, OpConstraint, Port, Problem, Soc, grid_matches, load_constraints, load_socs
+from npukit.backend.cost import OpCost, TotalCost, bytes_of, count_costs, total
+from npukit.backend.fast import FastCall, Lowering, Operand
+from npukit.backend.kernel import FORMS, KernelBackend
+from npukit.backend.ports import port_axis
+from npukit.backend.rules import Plan, Rules
+from npukit.backend.session import OpTime, Program, Session, check_feeds
+from npukit.backend.value import Value
 
 __all__ = [
     "FORMS",

@@ -45,8 +45,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
+    from npukit.diagnosis import analyze
     from npukit.encoding.formats import write_encodings
-    from npukit.quantization import analyze
     from npukit.report import analysis_data, analysis_html, analysis_text
 
     page, target = (check_writable(path) if path else None for path in (args.html, args.write_overrides))

@@ -84,7 +84,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
 def _samples(session: Session, data: str | None, limit: int | None) -> list[dict[str, Array]]:
     """The samples of --data, or one of normal values when there is none."""
-    from npukit.quantization import open_data
+    from npukit.calibration import open_data
 
     if data is not None:
         return list(open_data(data, session.program.graph, limit=limit))

@@ -30,7 +30,7 @@ from npukit.cli._options import (
 from npukit.cli._quantize import add_calibration
 
 if TYPE_CHECKING:
-    from npukit.quantization.compare import Comparison, TensorRow
+    from npukit.diagnosis.compare import Comparison, TensorRow
 
 SUMMARY = "where do backends part?"
 
@@ -51,8 +51,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
+    from npukit.diagnosis import compare
     from npukit.encoding.formats import write_encodings
-    from npukit.quantization import compare
     from npukit.report import decibels, table
 
     target = check_writable(args.write_overrides) if args.write_overrides else None

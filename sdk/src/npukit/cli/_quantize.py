@@ -32,7 +32,8 @@ from npukit.errors import ConstraintError, UsageError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from npukit.quantization import Change, Quantized
+    from npukit.legalize import Change
+    from npukit.quantization import Quantized
 
 SUMMARY = "quantize a model for a backend"
 

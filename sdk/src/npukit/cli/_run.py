@@ -18,7 +18,7 @@ from npukit.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from npukit.backend import Session
-    from npukit.quantization.data import Batches
+    from npukit.calibration.data import Batches
 
 SUMMARY = "run a model on a backend"
 
@@ -36,7 +36,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
-    from npukit.quantization import open_data, open_session
+    from npukit.calibration import open_data
+    from npukit.quantization import open_session
 
     if args.profile and (args.output or args.tensors):
         raise UsageError("--profile runs one sample for its figures and returns no tensors: leave -o and --tensors out")

@@ -1,6 +1,6 @@
 """Encodings: quantization grids and float types, the arithmetic on them, and which tensors share one."""
 
-from npukit.encoding._arith import (
+from npukit.encoding.arithmetic import (
     container,
     dequantize,
     encoding_for_range,
@@ -9,9 +9,9 @@ from npukit.encoding._arith import (
     quantize,
     spread,
 )
-from npukit.encoding._types import FLOAT_BITS, INT_BITS, Array, Encoding
 from npukit.encoding.propagate import GRID_PRESERVING, propagate
 from npukit.encoding.solve import Conflict, Fixed, Group, Shared, Solution, solve
+from npukit.encoding.types import FLOAT_BITS, INT_BITS, Array, Encoding
 
 __all__ = [
     "FLOAT_BITS",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
-from npukit.encoding._types import Encoding
+from npukit.encoding.types import Encoding
 from npukit.graph import Graph, Node
 
 # Ops whose outputs hold values of their data input and nothing else, so that the grid survives. The list is that of

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 
 import attrs
 
-from npukit.encoding._types import INT_BITS, Encoding
+from npukit.encoding.types import INT_BITS, Encoding
 
 
 @attrs.frozen

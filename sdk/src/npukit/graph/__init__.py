@@ -1,24 +1,13 @@
 """The model as npukit sees it: Tensor, Node, Graph, and how they come from and go to ONNX."""
 
-from npukit.graph._types import FLOAT_DTYPES, Array, Graph, Node, Shape, Tensor
+from npukit.graph.evaluate import attribute, evaluate_node
+from npukit.graph.files import open_atomic, source_hash, write_atomic
+from npukit.graph.infer import CANONICAL_OPSET, check_graph, infer_shapes, make_graph
 from npukit.graph.macs import count_macs, mac_operands, sample_shape
-from npukit.graph.onnx_io import (
-    CANONICAL_OPSET,
-    attribute,
-    check_graph,
-    evaluate_node,
-    infer_shapes,
-    load,
-    load_split,
-    make_graph,
-    open_atomic,
-    save,
-    serialize,
-    serialize_split,
-    source_hash,
-    write_atomic,
-)
+from npukit.graph.model import FLOAT_DTYPES, Array, Graph, Node, Shape, Tensor
 from npukit.graph.passes import fold_batch_norm, fold_constants, remove_dead_nodes, subgraph
+from npukit.graph.read import load, load_split
+from npukit.graph.write import save, serialize, serialize_split
 
 __all__ = [
     "CANONICAL_OPSET",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from npukit.graph._types import Graph, Node
+from npukit.graph.model import Graph, Node
 
 # Where an op that multiplies has its two operands among its inputs.
 _OPERANDS = {"QLinearConv": (0, 3), "QLinearMatMul": (0, 3)} | dict.fromkeys(

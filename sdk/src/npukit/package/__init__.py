@@ -1,9 +1,9 @@
 """The .dlc container: a model with its encodings and its history in one file."""
 
-from npukit.package._manifest import Manifest
 from npukit.package.container import Package, is_package, read_package, write_package
 from npukit.package.describe import Info, LayerRow, TensorRow, describe
 from npukit.package.diff import Difference, diff_packages
+from npukit.package.manifest import Manifest
 
 __all__ = [
     "Difference",

@@ -18,8 +18,8 @@ import attrs
 from npukit.encoding import Encoding
 from npukit.errors import NpukitError, PackageError, UsageError
 from npukit.graph import Graph, check_graph, load_split, open_atomic, serialize_split
-from npukit.package._codec import dump_json, encodings_from_json, encodings_to_json, parse_json
-from npukit.package._manifest import Manifest, manifest_from_json, manifest_to_json
+from npukit.package.codec import dump_json, encodings_from_json, encodings_to_json, parse_json
+from npukit.package.manifest import Manifest, manifest_from_json, manifest_to_json
 
 MANIFEST, ENCODINGS, MODEL, WEIGHTS = "manifest.json", "encodings.json", "model.onnx", "weights.bin"
 # The most bytes a member may have: JSON grows about tenfold in memory, protobuf ends at 2 GB.

@@ -9,7 +9,7 @@ import numpy as np
 
 from npukit.encoding import Encoding
 from npukit.graph import Graph, Shape, Tensor, count_macs, mac_operands
-from npukit.package._manifest import Manifest
+from npukit.package.manifest import Manifest
 
 _FLOATS = {"float32": "Float_32", "float16": "Float_16", "bfloat16": "BFloat_16", "float64": "Float_64", "bool": "Bool_8"}
 

@@ -10,13 +10,13 @@ from typing import Any
 import attrs
 
 from npukit.backend import Problem, Soc
+from npukit.calibration.observers import Range
 from npukit.encoding import Encoding
 from npukit.errors import UsageError
 from npukit.graph import Graph
+from npukit.legalize.search import Change
 from npukit.package import Package
 from npukit.plugins import Registry
-from npukit.quantization._repair import Change
-from npukit.quantization.observers import Range
 from npukit.quantization.pipeline import Options, Quantized, Report, _given, _manifest, _Task, read_source
 
 

@@ -12,12 +12,12 @@ import attrs
 import yaml
 
 from npukit.backend import OpCost, Plan, Precision, Problem
+from npukit.calibration.data import Batches
 from npukit.encoding import Encoding
 from npukit.errors import DataError, UsageError, did_you_mean
 from npukit.events import OnEvent, ignore
 from npukit.graph import Graph, Tensor
 from npukit.plugins import Registry
-from npukit.quantization.data import Batches
 
 ENGINE = "npukit"
 """The engine of an optimizer that computes in this process."""

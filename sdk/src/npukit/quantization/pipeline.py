@@ -11,6 +11,10 @@ from typing import Any
 import attrs
 
 from npukit.backend import Backend, Plan, Precision, Problem, Rules, Soc, port_axis
+from npukit.backend.scheme import derived_bias, with_room_for_bias
+from npukit.calibration.calibrate import calibrate
+from npukit.calibration.data import Batches, open_data
+from npukit.calibration.observers import Range
 from npukit.encoding import (
     INT_BITS,
     Conflict,
@@ -25,13 +29,9 @@ from npukit.encoding.formats import extract_qdq, read_encodings
 from npukit.errors import ConstraintError, DataError, ModelError, UsageError
 from npukit.events import Event, OnEvent, ignore
 from npukit.graph import Graph, Tensor, fold_constants, load, source_hash
+from npukit.legalize.search import Change, repair
 from npukit.package import Manifest, Package, is_package, read_package, write_package
 from npukit.plugins import Registry
-from npukit.quantization._bias import derived_bias, with_room_for_bias
-from npukit.quantization._repair import Change, repair
-from npukit.quantization.calibrate import calibrate
-from npukit.quantization.data import Batches, open_data
-from npukit.quantization.observers import Range
 from npukit.quantization.optimize import Job, Judge, Optimizer, choose
 
 

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
+from npukit.diagnosis import Analysis, LayerRow, Remedy, TensorRow, TensorStats
 from npukit.errors import printable
-from npukit.quantization import Analysis, LayerRow, Remedy, TensorRow, TensorStats
 from npukit.report._numbers import decibels, number, percent
 from npukit.report._table import table
 

@@ -14,11 +14,12 @@ import attrs
 import numpy as np
 
 from npukit.backend import total
+from npukit.calibration import Feeds, open_data
 from npukit.encoding import Encoding
 from npukit.errors import UsageError
 from npukit.events import Event
 from npukit.graph import Graph
-from npukit.quantization import Feeds, Job, Optimizer, open_data
+from npukit.quantization import Job, Optimizer
 from npukit_aimet.amp.converts import count_converts, fewer_converts
 from npukit_aimet.amp.groups import Candidate, Group, Menu, make_menu, neighbourhood
 from npukit_aimet.amp.results import Result, write_results

@@ -8,11 +8,11 @@ from types import TracebackType
 import numpy as np
 
 from npukit.backend.ort import OrtModel
+from npukit.calibration import Feeds
 from npukit.encoding import Array, Encoding
 from npukit.encoding.formats import insert_qdq
 from npukit.errors import ModelError
 from npukit.graph import Graph, Node, subgraph
-from npukit.quantization import Feeds
 from npukit_aimet.reads import reads
 from npukit_aimet.store import Store
 

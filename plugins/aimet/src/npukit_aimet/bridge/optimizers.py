@@ -10,11 +10,12 @@ from typing import Any
 import attrs
 import numpy as np
 
+from npukit.calibration import open_data
 from npukit.encoding import Array, Encoding, fake_quantize, spread
 from npukit.errors import PluginError
 from npukit.events import Event
 from npukit.graph import Graph, Tensor
-from npukit.quantization import Job, Optimizer, open_data
+from npukit.quantization import Job, Optimizer
 from npukit_aimet.bridge.conversation import Limits, Ready, Step, converse
 from npukit_aimet.bridge.environment import interpreter
 from npukit_aimet.bridge.exchange import JOB, Answer, Request, read_answer, write_request

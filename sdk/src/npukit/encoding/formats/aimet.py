@@ -17,8 +17,8 @@ from typing import Any
 import attrs
 import numpy as np
 
-from npukit.encoding._arith import lpbq_channel_scale, spread
-from npukit.encoding._types import FLOAT_BITS, INT_BITS, Array, Encoding
+from npukit.encoding.arithmetic import lpbq_channel_scale, spread
+from npukit.encoding.types import FLOAT_BITS, INT_BITS, Array, Encoding
 from npukit.errors import EncodingError, UsageError, did_you_mean
 from npukit.graph import Graph
 

@@ -9,8 +9,8 @@ import attrs
 import ml_dtypes
 import numpy as np
 
-from npukit.encoding._arith import dequantize, fake_quantize, lpbq_channel_scale, quantize
-from npukit.encoding._types import INT_BITS, Array, Encoding
+from npukit.encoding.arithmetic import dequantize, fake_quantize, lpbq_channel_scale, quantize
+from npukit.encoding.types import INT_BITS, Array, Encoding
 from npukit.errors import EncodingError
 from npukit.graph import Graph, Node, Tensor, check_graph, evaluate_node, remove_dead_nodes
 

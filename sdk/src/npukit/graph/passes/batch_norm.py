@@ -5,7 +5,7 @@ from __future__ import annotations
 import attrs
 import numpy as np
 
-from npukit.graph._types import Array, Graph, Node, Tensor
+from npukit.graph.model import Array, Graph, Node, Tensor
 from npukit.graph.passes.dead_nodes import remove_dead_nodes
 
 _FOLDABLE = frozenset({"Conv", "ConvTranspose", "Gemm"})

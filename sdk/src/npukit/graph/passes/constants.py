@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from npukit.errors import ModelError
-from npukit.graph._types import Array, Graph, Node, Tensor
-from npukit.graph.onnx_io import evaluate_node, infer_shapes
+from npukit.graph.evaluate import evaluate_node
+from npukit.graph.infer import infer_shapes
+from npukit.graph.model import Array, Graph, Node, Tensor
 from npukit.graph.passes.dead_nodes import remove_dead_nodes
 
 # A constant larger than this is not made out of smaller ones (Expand or Tile of a scalar, say).

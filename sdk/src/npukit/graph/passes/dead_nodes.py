@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from npukit.graph._types import Graph, Node
+from npukit.graph.model import Graph, Node
 
 
 def remove_dead_nodes(graph: Graph) -> Graph:

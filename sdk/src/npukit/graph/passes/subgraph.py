@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import attrs
 
 from npukit.errors import ModelError
-from npukit.graph._types import Graph
+from npukit.graph.model import Graph
 from npukit.graph.passes.dead_nodes import remove_dead_nodes
 
 

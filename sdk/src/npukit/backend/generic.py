@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from npukit.backend._constraint import OpConstraint, Port
+from npukit.backend.constraint import OpConstraint, Port
 from npukit.encoding import GRID_PRESERVING, INT_BITS
 
 _SOURCE = "ONNX operator definitions, https://onnx.ai/onnx/operators/"

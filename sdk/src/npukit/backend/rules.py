@@ -6,12 +6,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 
 import attrs
-import numpy as np
 
-from npukit.backend._base import Backend, Precision
-from npukit.backend._constraint import OpConstraint, Port, Problem, Soc, arch_number, grid_matches
-from npukit.backend._generic import GENERIC
-from npukit.encoding import FLOAT_BITS, INT_BITS, Encoding, Fixed, Shared
+from npukit.backend.base import Backend, Precision
+from npukit.backend.constraint import OpConstraint, Port, Problem, Soc, arch_number
+from npukit.backend.findings import Report, dtype_finding, grid_findings, tensor_findings
+from npukit.backend.generic import GENERIC
+from npukit.backend.ports import input_ports, is_weight, output_ports, takes_plain_integers
+from npukit.backend.ties import fused, ties
+from npukit.encoding import INT_BITS, Encoding, Fixed, Shared
 from npukit.graph import Graph, Node, attribute
 
 
@@ -99,11 +101,11 @@ class Rules:
                     weights[name], ports[name] = dtype, port
                 elif dtype != "float32":
                     activations[name] = dtype
-            shared += _ties(graph, node, row)
+            shared += ties(graph, node, row)
             fixed += [Fixed(name, port.fixed, f"{node.op} '{node.name}'") for name, port in output_ports(node, row) if port.fixed]
         for name in weights:
             activations.pop(name, None)
-        shared += [tie for tie in _fused(graph, self.backend.fusions()) if not given.keys() & set(tie.inner)]
+        shared += [tie for tie in fused(graph, self.backend.fusions()) if not given.keys() & set(tie.inner)]
         return Plan(activations, weights, ports, derived, tuple(shared), tuple(fixed))
 
     def validate(self, graph: Graph, encodings: Mapping[str, Encoding], *, float_fallback: bool = False) -> tuple[Problem, ...]:
@@ -162,33 +164,33 @@ class Rules:
             if tensor.is_constant and tensor.is_float and is_weight(port) and not port.derived:
                 dtype = dtype_of(name, port)
                 if dtype != precision.weights:
-                    yield _Report(node, row)("weights", name, f"type {dtype}, not {precision.weights}", severity="warning")
+                    yield Report(node, row)("weights", name, f"type {dtype}, not {precision.weights}", severity="warning")
 
     def _misfits(self, graph: Graph, node: Node, dtype_of: Callable[[str, Port], str], row: OpConstraint) -> Iterator[Problem]:
         """Findings that need types only: what decides which row a node is planned by."""
-        report = _Report(node, row)
+        report = Report(node, row)
         yield from self._structure(graph, node, row, report)
         for name, port in (*input_ports(node, row), *output_ports(node, row)):
-            yield from _tensor_findings(graph, name, port, report)
+            yield from tensor_findings(graph, name, port, report)
             tensor = graph.tensor(name)
             dtype = dtype_of(name, port) if tensor.is_float else tensor.dtype
-            yield from _dtype_finding(name, port, dtype, report)
+            yield from dtype_finding(name, port, dtype, report)
 
     def _violations(self, graph: Graph, node: Node, encodings: Mapping[str, Encoding], row: OpConstraint) -> Iterator[Problem]:
-        report = _Report(node, row)
+        report = Report(node, row)
         yield from self._structure(graph, node, row, report)
         for name, port in (*input_ports(node, row), *output_ports(node, row)):
-            yield from _tensor_findings(graph, name, port, report)
+            yield from tensor_findings(graph, name, port, report)
             encoding = encodings.get(name)
             dtype = graph.tensor(name).dtype if encoding is None else encoding.dtype
-            wrong = list(_dtype_finding(name, port, dtype, report))
+            wrong = list(dtype_finding(name, port, dtype, report))
             if encoding is not None and not wrong and takes_plain_integers(port):
                 wrong = [report("dtype", name, f"type {dtype} with an encoding, this form is for plain integers")]
             yield from wrong
             if encoding is not None and not wrong:
-                yield from _grid_findings(graph, node, name, port, encodings, report)
+                yield from grid_findings(graph, node, name, port, encodings, report)
 
-    def _structure(self, graph: Graph, node: Node, row: OpConstraint, report: _Report) -> Iterator[Problem]:
+    def _structure(self, graph: Graph, node: Node, row: OpConstraint, report: Report) -> Iterator[Problem]:
         if arch_number(row.min_arch) > self.soc.generation:
             what = f"{node.op} in this form" + (f" ({row.variant})" if row.variant else "")
             yield report(
@@ -216,40 +218,6 @@ class Rules:
         elif not row.min_rank <= len(shape) <= (row.max_rank if row.max_rank is not None else len(shape)):
             limit = f"{row.min_rank} to {row.max_rank}" if row.min_rank else f"at most {row.max_rank}"
             yield report("rank", node.inputs[0], f"rank {len(shape)}, allowed is {limit}")
-
-
-@attrs.frozen
-class _Report:
-    node: Node
-    row: OpConstraint
-
-    def __call__(self, rule: str, tensor: str, message: str, hint: str = "", severity: str = "error") -> Problem:
-        return Problem(severity, rule, self.node.name, self.node.op, tensor, message, hint, self.row.source)
-
-
-def takes_plain_integers(port: Port) -> bool:
-    """Whether a port lists types that no encoding has (int64, bool): it says nothing about encoded tensors."""
-    return bool(port.dtypes - {*INT_BITS, *FLOAT_BITS})
-
-
-def is_weight(port: Port) -> bool:
-    """Whether a constant that enters by this port is a weight: the op takes it as a constant only, or with scales per channel."""
-    return port.constant or port.axis is not None or "channel" in port.granularity
-
-
-def input_ports(node: Node, row: OpConstraint) -> list[tuple[str, Port]]:
-    """(tensor, port) of the inputs that are present and that the row knows."""
-    pairs = ((name, row.input_port(i)) for i, name in enumerate(node.inputs))
-    return [(name, port) for name, port in pairs if name and port is not None]
-
-
-def output_ports(node: Node, row: OpConstraint) -> list[tuple[str, Port]]:
-    pairs = ((name, row.output_port(i)) for i, name in enumerate(node.outputs))
-    return [(name, port) for name, port in pairs if name and port is not None]
-
-
-def port_axis(port: Port, rank: int) -> int | None:
-    return None if port.axis is None or rank == 0 else port.axis % rank
 
 
 def _free(op: str) -> OpConstraint:
@@ -282,116 +250,3 @@ def _same_width(dtype: str) -> tuple[str, ...]:
     if dtype not in INT_BITS:
         return (dtype,)
     return dtype, dtype[1:] if dtype.startswith("u") else f"u{dtype}"
-
-
-def _dtype_finding(name: str, port: Port, dtype: str, report: _Report) -> Iterator[Problem]:
-    if port.dtypes and dtype and dtype not in port.dtypes:
-        yield report("dtype", name, f"type {dtype}, allowed is {', '.join(sorted(port.dtypes))}")
-
-
-def _tensor_findings(graph: Graph, name: str, port: Port, report: _Report) -> Iterator[Problem]:
-    """What a port demands of a tensor whatever its encoding."""
-    tensor = graph.tensor(name)
-    if port.constant and not tensor.is_constant:
-        yield report("constant", name, "must be a constant")
-    if port.dynamic and tensor.is_constant:
-        yield report("dynamic", name, "must not be a constant")
-    shape = tensor.shape or ()
-    for axis, (least, most) in port.dims.items():
-        size = shape[axis] if -len(shape) <= axis < len(shape) else None
-        if isinstance(size, int) and not least <= size <= most:
-            yield report("dims", name, f"size {size} on axis {axis}, allowed is {least} to {most}")
-
-
-def _grid_findings(
-    graph: Graph, node: Node, name: str, port: Port, encodings: Mapping[str, Encoding], report: _Report
-) -> Iterator[Problem]:
-    encoding = encodings[name]
-    if encoding.is_float:
-        return
-    if encoding.granularity not in port.granularity and not port.derived:
-        yield report("granularity", name, f"per-{encoding.granularity} scales, allowed is {', '.join(sorted(port.granularity))}")
-    axis = port_axis(port, len(graph.tensor(name).shape or ()))
-    if encoding.granularity == "channel" and axis is not None and encoding.axis != axis:
-        yield report("axis", name, f"scales on axis {encoding.axis}, allowed is axis {axis}")
-    middle = 0 if encoding.signed else 1 << (encoding.bits - 1)
-    must = port.symmetric == "always" or (port.symmetric == "channel" and encoding.granularity != "tensor")
-    if must and np.any(encoding.zeros != middle):
-        yield report("symmetric", name, "the grid is asymmetric, it must be symmetric", "quantize it with zero point in the middle")
-    if not grid_matches(encoding, port.fixed):
-        scale, zero = port.fixed[encoding.dtype]
-        found = f"scale {float(encoding.steps.flat[0]):.6g}, zero point {int(encoding.zeros.flat[0])}"
-        yield report(
-            "fixed-grid",
-            name,
-            f"{found}; the op always has scale {scale:.6g}, zero point {zero}",
-            "leave it out of the overrides",
-        )
-    if port.same_as and not port.soft:
-        other = port_tensor(node, port.same_as)
-        if other in encodings and not encodings[other].same_grid(encoding):
-            yield report("same-grid", name, f"must have the same encoding as tensor '{other}'", "give both the same encoding")
-    if port.derived and not _is_product(encoding, node, encodings):
-        yield report(
-            "derived", name, "the scale must be that of the input times that of the weight", "leave it out of the overrides"
-        )
-
-
-def _is_product(bias: Encoding, node: Node, encodings: Mapping[str, Encoding]) -> bool:
-    x, w = encodings.get(node.inputs[0]), encodings.get(node.inputs[1])
-    if x is None or w is None or x.is_float or w.is_float:
-        return False
-    if w.granularity in ("block", "lpbq"):  # there is no single scale of the weight
-        return not np.any(bias.zeros)
-    product = x.steps.astype(np.float64) * w.steps.astype(np.float64)
-    return (
-        not np.any(bias.zeros)
-        and bias.steps.size == product.size
-        and bool(np.allclose(bias.steps.ravel(), product.ravel(), rtol=1e-5))
-    )
-
-
-def port_tensor(node: Node, reference: str) -> str:
-    """The tensor that "in[0]" or "out[1]" names at a node, "" when it is absent."""
-    side, _, index = reference.rstrip("]").partition("[")
-    names = node.inputs if side == "in" else node.outputs
-    return names[int(index)] if int(index) < len(names) else ""
-
-
-def _ties(graph: Graph, node: Node, row: OpConstraint) -> Iterator[Shared]:
-    hard: set[str] = set()
-    soft: set[str] = set()
-    for name, port in (*input_ports(node, row), *output_ports(node, row)):
-        if port.same_as is not None and graph.tensor(name).is_float:
-            (soft if port.soft else hard).update({name, port_tensor(node, port.same_as)})
-    rule = f"{node.op} '{node.name}'"
-    if hard:
-        yield Shared(tuple(sorted(hard)), rule)
-    if soft:
-        yield Shared(tuple(sorted(soft)), rule, soft=True)
-
-
-def _fused(graph: Graph, sequences: Iterable[tuple[str, ...]]) -> list[Shared]:
-    """Ties of the tensors inside fused ops to the output of the last one; the longest sequence wins."""
-    found: list[Shared] = []
-    for sequence in sorted(set(sequences), key=lambda s: (-len(s), s)):
-        for node in graph.nodes:
-            chain = _chain(graph, node, sequence)
-            if chain is not None:
-                found.append(Shared(tuple(chain), "fusion " + "+".join(sequence), inner=tuple(chain[:-1])))
-    return found
-
-
-def _chain(graph: Graph, node: Node, sequence: tuple[str, ...]) -> list[str] | None:
-    """The first outputs of nodes that follow one another as ``sequence`` says, each read by the next one only."""
-    outputs: list[str] = []
-    for index, op in enumerate(sequence):
-        if node.op != op or node.domain:
-            return None
-        outputs.append(node.outputs[0])
-        if index + 1 < len(sequence):
-            readers = graph.consumers.get(node.outputs[0], ())
-            if len(readers) != 1 or node.outputs[0] in graph.outputs or readers[0].inputs[0] != node.outputs[0]:
-                return None
-            node = readers[0]
-    return outputs

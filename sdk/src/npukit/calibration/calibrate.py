@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from npukit.backend.ort import OrtModel
+from npukit.calibration.observers import Range, observer
 from npukit.errors import DataError
 from npukit.events import Event, OnEvent, ignore
 from npukit.graph import Array, Graph
-from npukit.quantization.observers import Range, observer
 
 
 def calibrate(

@@ -1,114 +1,22 @@
-"""KernelBackend: a backend made of op constraints and numpy kernels; the graph is interpreted here."""
+"""Running a program of a KernelBackend: the steps, on kernels and on segments of the fast form."""
 
 from __future__ import annotations
 
-import abc
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import numpy as np
 
-from npukit.backend._base import Backend, Program, Session
-from npukit.backend._constraint import Soc
-from npukit.backend._fast import Lowering, Segment, lower, stages
-from npukit.backend._value import Value, value_of
-from npukit.backend.ort import is_installed
-from npukit.encoding import Array, Encoding, container
-from npukit.errors import ModelError
+from npukit.backend.call import Accumulator, Call, Result
+from npukit.backend.fast import Lowering, Segment, lower, stages
+from npukit.backend.session import Program, Session
+from npukit.backend.value import Value, value_of
+from npukit.encoding import Array, Encoding
 from npukit.graph import Graph, Node, evaluate_node
 
-
-@attrs.frozen(eq=False)
-class Accumulator:
-    """Exact integers (in any numeric dtype that holds them) and the scale, broadcastable, that makes them real."""
-
-    values: Array
-    scale: Array
-
-
-@attrs.frozen(eq=False)
-class Call:
-    """What a kernel gets: the node, its input values (None for an absent one), and the encoding wanted for each output.
-
-    ``memo`` is kept per node between runs: put prepared constants there.
-    """
-
-    node: Node
-    inputs: tuple[Value | None, ...]
-    outputs: tuple[Encoding | None, ...]
-    memo: dict[str, Any]
-
-    def value(self, index: int) -> Value:
-        """Input ``index``, which must be present."""
-        value = self.optional(index)
-        if value is None:
-            raise ModelError(f"node '{self.node.name}' ({self.node.op}) needs its input {index}")
-        return value
-
-    def optional(self, index: int) -> Value | None:
-        return self.inputs[index] if index < len(self.inputs) else None
-
-    def once(self, key: str, make: Callable[[], Any]) -> Any:
-        """The memoized result of ``make``; use it only for what depends on constants alone."""
-        if key not in self.memo:
-            self.memo[key] = make()
-        return self.memo[key]
-
-
-Result: TypeAlias = "Accumulator | Value | Array"
-"""An Accumulator is requantized by the backend, a Value taken as it is, an array of real values rounded to the output grid."""
-
-Kernel: TypeAlias = Callable[[Call], Sequence[Result]]
-
-
-class KernelBackend(Backend):
-    """A backend whose ops are numpy kernels. Supply ``kernels`` and, when the chip rounds in its own way, ``requantize``."""
-
-    @abc.abstractmethod
-    def kernels(self, soc: Soc) -> Mapping[str, Kernel]:
-        """Op type -> kernel on this SoC; the key of an op outside the default domain has the domain in front (``Node.key``).
-
-        An op that is missing is computed in float by the ONNX reference.
-        """
-
-    def lowerings(self, soc: Soc) -> Mapping[str, Lowering]:
-        """Op type -> how to write nodes of it in ONNX, with the results of the kernel bit for bit; by default there are none."""
-        return {}
-
-    def supports(self, op: str, domain: str = "") -> bool:
-        return (f"{domain}.{op}" if domain else op) in self.kernels(self.soc())
-
-    def requantize(self, acc: Accumulator, out: Encoding, soc: Soc) -> Array:
-        """Codes of ``out`` for an accumulator: rounded to float32, one float32 multiplier, round half to even, saturate.
-
-        This is the arithmetic of ONNX QLinearConv (https://onnx.ai/onnx/operators/onnx__QLinearConv.html) as onnxruntime does
-        it; a chip that rounds differently overrides it. Grids of more than 16 bits are computed in float64.
-        """
-        work: Any = np.float32 if out.bits <= 16 else np.float64
-        multiplier = (np.asarray(acc.scale, np.float64) / out.steps.astype(np.float64)).astype(np.float32)
-        codes = np.asarray(np.multiply(acc.values, multiplier, dtype=work))
-        np.rint(codes, out=codes)
-        codes += out.zeros.astype(work)
-        np.clip(codes, out.qmin, out.qmax, out=codes)
-        return codes.astype(container(out))
-
-    def compile(self, graph: Graph, encodings: Mapping[str, Encoding], soc: Soc) -> Program:
-        constants = {name: value_of(t.data, encodings.get(name)) for name, t in graph.tensors.items() if t.data is not None}
-        return Program(self.name, soc, graph, dict(encodings), constants)
-
-    def open(self, program: Program, kernels: str = "") -> Session:
-        """Load a program; ``kernels`` is one of FORMS.
-
-        "numpy" runs every node on its kernel, "fast" lowered nodes on ONNX Runtime; by default the fast form is taken when
-        onnxruntime is installed. Both give the same results. Raises PluginError when onnxruntime is needed and not installed.
-        """
-        fast = kernels == "fast" or (not kernels and is_installed())
-        return _Interpreter(self, program, self.lowerings(program.soc) if fast else {})
-
-
-FORMS = ("numpy", "fast")
-"""The forms in which a KernelBackend runs a program."""
+if TYPE_CHECKING:
+    from npukit.backend.kernel import KernelBackend
 
 
 @attrs.frozen(eq=False)
@@ -132,7 +40,7 @@ class _Plan:
         return [step.run for step in self.steps if isinstance(step.run, Segment)]
 
 
-class _Interpreter(Session):
+class Interpreter(Session):
     def __init__(self, backend: KernelBackend, program: Program, lowerings: Mapping[str, Lowering]) -> None:
         super().__init__(program)
         self._backend = backend

@@ -13,9 +13,9 @@ from typing import Any, TypeAlias
 import attrs
 import numpy as np
 
-from npukit.backend._base import Program
-from npukit.backend._value import Value
 from npukit.backend.ort import OrtModel
+from npukit.backend.session import Program
+from npukit.backend.value import Value
 from npukit.encoding import Array, Encoding, container
 from npukit.errors import ModelError
 from npukit.graph import Graph, Node, Shape, Tensor

@@ -9,12 +9,12 @@ from typing import TypeAlias
 import attrs
 
 from npukit.backend import Backend, Precision, Problem, Rules, port_axis
+from npukit.calibration.observers import Range
+from npukit.diagnosis.layers import Layer
+from npukit.diagnosis.statistics import TensorStats, channel_ratio
 from npukit.encoding import Encoding, encoding_for_range, encoding_for_weights
 from npukit.errors import ConstraintError, UsageError
 from npukit.graph import Graph
-from npukit.quantization._layers import Layer
-from npukit.quantization._statistics import TensorStats, channel_ratio
-from npukit.quantization.observers import Range
 from npukit.quantization.pipeline import Options, Quantized, _Task
 
 SPREAD = 8.0

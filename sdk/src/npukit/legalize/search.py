@@ -18,10 +18,10 @@ import attrs
 import numpy as np
 
 from npukit.backend import OpConstraint, Port, Problem, Rules, port_axis
-from npukit.backend._rules import input_ports, output_ports, port_tensor, takes_plain_integers
+from npukit.backend.ports import input_ports, output_ports, port_tensor, takes_plain_integers
+from npukit.backend.scheme import derived_bias, with_room_for_bias
 from npukit.encoding import FLOAT_BITS, INT_BITS, Conflict, Encoding, encoding_for_range, encoding_for_weights
 from npukit.graph import Graph, Node, Tensor
-from npukit.quantization._bias import derived_bias, with_room_for_bias
 
 ORIGIN = "optimizer:legalize"
 # How many choices of rows a search looks at before it only follows the most promising ones, and how many those are.

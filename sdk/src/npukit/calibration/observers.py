@@ -8,9 +8,9 @@ from collections.abc import Callable
 import attrs
 import numpy as np
 
+from npukit.calibration.histogram import SUB, Histogram
 from npukit.encoding import INT_BITS, Array
 from npukit.errors import UsageError, did_you_mean
-from npukit.quantization._histogram import SUB, Histogram
 
 _LEVELS = 128  # of the KL search: the magnitudes of an 8-bit signed grid
 _GAMMA = 3.0  # weight of the saturation error, as in AIMET's "tf_enhanced" scheme

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import attrs
 import numpy as np
 
+from npukit.calibration.observers import HistogramObserver, _percentile
 from npukit.encoding import Array, Encoding
 from npukit.graph import Graph, Tensor
-from npukit.quantization.observers import HistogramObserver, _percentile
 
 _SIDE = 99.95
 """Percentile on either side: 99.9 % of the values lie between."""

@@ -13,18 +13,18 @@ import numpy as np
 
 from npukit.backend import Backend, Rules, Soc
 from npukit.backend.ort import OrtModel
+from npukit.calibration.calibrate import _check_finite
+from npukit.calibration.data import Batches, open_data
+from npukit.diagnosis.compare import TensorRow, _inner, _Meter
+from npukit.diagnosis.layers import VARIANTS, Cuts, Layer, Network
+from npukit.diagnosis.remedies import Diagnosis, Measure, Remedy, Workshop, find_remedies
+from npukit.diagnosis.statistics import TensorStats, all_stats, watchers
 from npukit.encoding import Array, Encoding
 from npukit.encoding.formats import DEQUANTIZED, insert_qdq
 from npukit.errors import UsageError
 from npukit.events import Event, OnEvent, ignore
 from npukit.graph import Graph
 from npukit.plugins import Registry
-from npukit.quantization._layers import VARIANTS, Cuts, Layer, Network
-from npukit.quantization._remedies import Diagnosis, Measure, Remedy, Workshop, find_remedies
-from npukit.quantization._statistics import TensorStats, all_stats, watchers
-from npukit.quantization.calibrate import _check_finite
-from npukit.quantization.compare import TensorRow, _inner, _Meter
-from npukit.quantization.data import Batches, open_data
 from npukit.quantization.optimize import ENGINE
 from npukit.quantization.pipeline import Options, Quantized, Source, _given, quantize, read_source
 

@@ -7,7 +7,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from npukit.encoding._types import FLOAT_BITS, INT_BITS, Array, Encoding
+from npukit.encoding.types import FLOAT_BITS, INT_BITS, Array, Encoding
 from npukit.errors import EncodingError
 
 # A range narrower than this is widened, so that a tensor of zeros has a usable scale (onnxruntime's QNN configuration uses the

@@ -1,0 +1,89 @@
+"""What one row finds about one node: violations as problems."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import attrs
+import numpy as np
+
+from npukit.backend.constraint import OpConstraint, Port, Problem, grid_matches
+from npukit.backend.ports import port_axis, port_tensor
+from npukit.encoding import Encoding
+from npukit.graph import Graph, Node
+
+
+@attrs.frozen
+class Report:
+    node: Node
+    row: OpConstraint
+
+    def __call__(self, rule: str, tensor: str, message: str, hint: str = "", severity: str = "error") -> Problem:
+        return Problem(severity, rule, self.node.name, self.node.op, tensor, message, hint, self.row.source)
+
+
+def dtype_finding(name: str, port: Port, dtype: str, report: Report) -> Iterator[Problem]:
+    if port.dtypes and dtype and dtype not in port.dtypes:
+        yield report("dtype", name, f"type {dtype}, allowed is {', '.join(sorted(port.dtypes))}")
+
+
+def tensor_findings(graph: Graph, name: str, port: Port, report: Report) -> Iterator[Problem]:
+    """What a port demands of a tensor whatever its encoding."""
+    tensor = graph.tensor(name)
+    if port.constant and not tensor.is_constant:
+        yield report("constant", name, "must be a constant")
+    if port.dynamic and tensor.is_constant:
+        yield report("dynamic", name, "must not be a constant")
+    shape = tensor.shape or ()
+    for axis, (least, most) in port.dims.items():
+        size = shape[axis] if -len(shape) <= axis < len(shape) else None
+        if isinstance(size, int) and not least <= size <= most:
+            yield report("dims", name, f"size {size} on axis {axis}, allowed is {least} to {most}")
+
+
+def grid_findings(
+    graph: Graph, node: Node, name: str, port: Port, encodings: Mapping[str, Encoding], report: Report
+) -> Iterator[Problem]:
+    encoding = encodings[name]
+    if encoding.is_float:
+        return
+    if encoding.granularity not in port.granularity and not port.derived:
+        yield report("granularity", name, f"per-{encoding.granularity} scales, allowed is {', '.join(sorted(port.granularity))}")
+    axis = port_axis(port, len(graph.tensor(name).shape or ()))
+    if encoding.granularity == "channel" and axis is not None and encoding.axis != axis:
+        yield report("axis", name, f"scales on axis {encoding.axis}, allowed is axis {axis}")
+    middle = 0 if encoding.signed else 1 << (encoding.bits - 1)
+    must = port.symmetric == "always" or (port.symmetric == "channel" and encoding.granularity != "tensor")
+    if must and np.any(encoding.zeros != middle):
+        yield report("symmetric", name, "the grid is asymmetric, it must be symmetric", "quantize it with zero point in the middle")
+    if not grid_matches(encoding, port.fixed):
+        scale, zero = port.fixed[encoding.dtype]
+        found = f"scale {float(encoding.steps.flat[0]):.6g}, zero point {int(encoding.zeros.flat[0])}"
+        yield report(
+            "fixed-grid",
+            name,
+            f"{found}; the op always has scale {scale:.6g}, zero point {zero}",
+            "leave it out of the overrides",
+        )
+    if port.same_as and not port.soft:
+        other = port_tensor(node, port.same_as)
+        if other in encodings and not encodings[other].same_grid(encoding):
+            yield report("same-grid", name, f"must have the same encoding as tensor '{other}'", "give both the same encoding")
+    if port.derived and not _is_product(encoding, node, encodings):
+        yield report(
+            "derived", name, "the scale must be that of the input times that of the weight", "leave it out of the overrides"
+        )
+
+
+def _is_product(bias: Encoding, node: Node, encodings: Mapping[str, Encoding]) -> bool:
+    x, w = encodings.get(node.inputs[0]), encodings.get(node.inputs[1])
+    if x is None or w is None or x.is_float or w.is_float:
+        return False
+    if w.granularity in ("block", "lpbq"):  # there is no single scale of the weight
+        return not np.any(bias.zeros)
+    product = x.steps.astype(np.float64) * w.steps.astype(np.float64)
+    return (
+        not np.any(bias.zeros)
+        and bias.steps.size == product.size
+        and bool(np.allclose(bias.steps.ravel(), product.ravel(), rtol=1e-5))
+    )

@@ -1,0 +1,69 @@
+"""KernelBackend: a backend made of op constraints and numpy kernels."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from npukit.backend.base import Backend
+from npukit.backend.call import Accumulator, Kernel
+from npukit.backend.constraint import Soc
+from npukit.backend.fast import Lowering
+from npukit.backend.interpreter import Interpreter
+from npukit.backend.ort import is_installed
+from npukit.backend.session import Program, Session
+from npukit.backend.value import value_of
+from npukit.encoding import Array, Encoding, container
+from npukit.graph import Graph
+
+
+class KernelBackend(Backend):
+    """A backend whose ops are numpy kernels. Supply ``kernels`` and, when the chip rounds in its own way, ``requantize``."""
+
+    @abc.abstractmethod
+    def kernels(self, soc: Soc) -> Mapping[str, Kernel]:
+        """Op type -> kernel on this SoC; the key of an op outside the default domain has the domain in front (``Node.key``).
+
+        An op that is missing is computed in float by the ONNX reference.
+        """
+
+    def lowerings(self, soc: Soc) -> Mapping[str, Lowering]:
+        """Op type -> how to write nodes of it in ONNX, with the results of the kernel bit for bit; by default there are none."""
+        return {}
+
+    def supports(self, op: str, domain: str = "") -> bool:
+        return (f"{domain}.{op}" if domain else op) in self.kernels(self.soc())
+
+    def requantize(self, acc: Accumulator, out: Encoding, soc: Soc) -> Array:
+        """Codes of ``out`` for an accumulator: rounded to float32, one float32 multiplier, round half to even, saturate.
+
+        This is the arithmetic of ONNX QLinearConv (https://onnx.ai/onnx/operators/onnx__QLinearConv.html) as onnxruntime does
+        it; a chip that rounds differently overrides it. Grids of more than 16 bits are computed in float64.
+        """
+        work: Any = np.float32 if out.bits <= 16 else np.float64
+        multiplier = (np.asarray(acc.scale, np.float64) / out.steps.astype(np.float64)).astype(np.float32)
+        codes = np.asarray(np.multiply(acc.values, multiplier, dtype=work))
+        np.rint(codes, out=codes)
+        codes += out.zeros.astype(work)
+        np.clip(codes, out.qmin, out.qmax, out=codes)
+        return codes.astype(container(out))
+
+    def compile(self, graph: Graph, encodings: Mapping[str, Encoding], soc: Soc) -> Program:
+        constants = {name: value_of(t.data, encodings.get(name)) for name, t in graph.tensors.items() if t.data is not None}
+        return Program(self.name, soc, graph, dict(encodings), constants)
+
+    def open(self, program: Program, kernels: str = "") -> Session:
+        """Load a program; ``kernels`` is one of FORMS.
+
+        "numpy" runs every node on its kernel, "fast" lowered nodes on ONNX Runtime; by default the fast form is taken when
+        onnxruntime is installed. Both give the same results. Raises PluginError when onnxruntime is needed and not installed.
+        """
+        fast = kernels == "fast" or (not kernels and is_installed())
+        return Interpreter(self, program, self.lowerings(program.soc) if fast else {})
+
+
+FORMS = ("numpy", "fast")
+"""The forms in which a KernelBackend runs a program."""

@@ -1,0 +1,112 @@
+"""Program and Session: a model compiled for a chip, and loaded."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+import attrs
+import numpy as np
+
+from npukit.backend.constraint import Soc
+from npukit.encoding import Array, Encoding
+from npukit.errors import DataError, UsageError, did_you_mean
+from npukit.graph import Graph, Tensor
+
+
+@attrs.frozen(eq=False)
+class Program:
+    """A model compiled for one SoC of one backend; ``payload`` is the backend's own."""
+
+    backend: str
+    soc: Soc
+    graph: Graph
+    encodings: Mapping[str, Encoding]
+    payload: Any = None
+
+
+@attrs.frozen
+class OpTime:
+    """What one op took in a run: ``value`` in ``unit`` ("us", "cycles"); ``op`` is "" for a step that is no node of the graph."""
+
+    node: str
+    op: str
+    value: float
+    unit: str
+
+
+class Session(abc.ABC):
+    """A program that is loaded and can run; a context manager."""
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        return tuple(self.program.graph.tensor(name) for name in self.program.graph.inputs)
+
+    @property
+    def outputs(self) -> tuple[Tensor, ...]:
+        return tuple(self.program.graph.tensor(name) for name in self.program.graph.outputs)
+
+    @property
+    def ignores_encodings(self) -> bool:
+        """Whether this session computes the float model whatever encodings the program has."""
+        return False
+
+    def run(self, feeds: Mapping[str, Array], tensors: Sequence[str] | None = None) -> dict[str, Array]:
+        """Run once.
+
+        ``feeds`` has every graph input, real values in the model's own dtype. Returns real values (dequantized) of the graph
+        outputs, or of ``tensors``, which may name any tensor of the graph. Raises DataError when an input is missing, unknown,
+        not finite, or of another dtype or shape.
+        """
+        check_feeds(self.program.graph, feeds)
+        wanted = tuple(self.program.graph.outputs if tensors is None else tensors)
+        for name in wanted:
+            if name not in self.program.graph.tensors:
+                raise DataError(f"tensor '{name}' is not in the model", hint=did_you_mean(name, self.program.graph.tensors))
+        return self._run(feeds, wanted)
+
+    @abc.abstractmethod
+    def _run(self, feeds: Mapping[str, Array], tensors: Sequence[str]) -> dict[str, Array]: ...
+
+    def metrics(self) -> dict[str, Any]:
+        """What the session knows about its own cost; empty by default."""
+        return {}
+
+    def profile(self, feeds: Mapping[str, Array]) -> tuple[OpTime, ...]:
+        """Run once and return per-op figures. Raises UsageError when the backend has none."""
+        raise UsageError(f"backend '{self.program.backend}' gives no per-op figures", hint="--profile works with --backend qnn")
+
+    def close(self) -> None:  # noqa: B027  most sessions hold nothing
+        """Free what the session holds; running afterwards is an error of the caller."""
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+def check_feeds(graph: Graph, feeds: Mapping[str, Array]) -> None:
+    """Raise DataError when ``feeds`` does not fit the inputs in names, dtypes, ranks or static dims, or is not finite."""
+    for name in feeds:
+        if name not in graph.inputs:
+            raise DataError(f"'{name}' is not an input of the model", hint=did_you_mean(name, graph.inputs))
+    for name in graph.inputs:
+        tensor = graph.tensor(name)
+        if name not in feeds:
+            raise DataError(f"input '{name}' is missing", hint=f"the model takes {', '.join(graph.inputs)}")
+        value = np.asarray(feeds[name])
+        if tensor.dtype and str(value.dtype) != tensor.dtype:
+            raise DataError(f"input '{name}' is {value.dtype}, the model takes {tensor.dtype}")
+        shape = tensor.shape
+        if shape is not None and (
+            len(shape) != value.ndim or any(isinstance(d, int) and d != v for d, v in zip(shape, value.shape, strict=True))
+        ):
+            raise DataError(f"input '{name}' has shape {list(value.shape)}, the model takes {list(shape)}")
+        if value.dtype.kind == "f" and not np.all(np.isfinite(value)):
+            raise DataError(f"input '{name}' has NaN or infinite values")
