@@ -18,13 +18,19 @@ from npukit.graph import Graph, Tensor
 
 @attrs.frozen(eq=False)
 class Program:
-    """A model compiled for one SoC of one backend; ``payload`` is the backend's own."""
+    """A model compiled for one SoC of one backend; ``payload`` is the backend's own.
+
+    ``settings`` are those of the backend (all of its options, by name). ``types`` says what each node computes in, by its name:
+    "int", "float16" or "float32"; a node that is missing follows its encodings.
+    """
 
     backend: str
     soc: Soc
     graph: Graph
     encodings: Mapping[str, Encoding]
     payload: Any = None
+    settings: Mapping[str, Any] = attrs.field(factory=dict)
+    types: Mapping[str, str] = attrs.field(factory=dict)
 
 
 @attrs.frozen
