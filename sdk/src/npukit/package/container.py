@@ -1,8 +1,8 @@
 """Reading and writing .dlc files.
 
-A .dlc is a zip of four members: manifest.json, encodings.json, model.onnx and weights.bin (the large constants of the model).
-Nothing is compressed: the weights can be memory-mapped in place, equal packages give equal bytes whatever the zlib, and a member
-can never unpack to more than the file holds.
+A .dlc is a zip of five members: manifest.json, encodings.json, contract.json, model.onnx and weights.bin (the large constants of
+the model). Nothing is compressed: the weights can be memory-mapped in place, equal packages give equal bytes whatever the zlib, and
+a member can never unpack to more than the file holds.
 """
 
 from __future__ import annotations
@@ -15,15 +15,17 @@ from pathlib import Path
 
 import attrs
 
+from npukit.backend import Edge
 from npukit.encoding import Encoding
 from npukit.errors import NpukitError, PackageError, UsageError
 from npukit.graph import Graph, check_graph, load_split, open_atomic, serialize_split
 from npukit.package.codec import dump_json, encodings_from_json, encodings_to_json, parse_json
+from npukit.package.contract import contract_from_json, contract_to_json
 from npukit.package.manifest import Manifest, manifest_from_json, manifest_to_json
 
-MANIFEST, ENCODINGS, MODEL, WEIGHTS = "manifest.json", "encodings.json", "model.onnx", "weights.bin"
+MANIFEST, ENCODINGS, CONTRACT, MODEL, WEIGHTS = "manifest.json", "encodings.json", "contract.json", "model.onnx", "weights.bin"
 # The most bytes a member may have: JSON grows about tenfold in memory, protobuf ends at 2 GB.
-_LIMITS: Mapping[str, float] = {MANIFEST: 16 << 20, ENCODINGS: 256 << 20, MODEL: 2 << 30, WEIGHTS: float("inf")}
+_LIMITS: Mapping[str, float] = {MANIFEST: 16 << 20, ENCODINGS: 256 << 20, CONTRACT: 64 << 20, MODEL: 2 << 30, WEIGHTS: float("inf")}
 # What zipfile and numpy raise on bytes that are not what they should be.
 _DAMAGE = (zipfile.BadZipFile, struct.error, ArithmeticError, EOFError, LookupError, RuntimeError, TypeError, ValueError)
 _EPOCH = (1980, 1, 1, 0, 0, 0)
@@ -33,11 +35,18 @@ _CHUNK = 1 << 20
 
 @attrs.frozen(eq=False)
 class Package:
-    """A prepared graph with float weights, the encodings of its tensors, and the manifest."""
+    """A prepared graph with float weights, the encodings of its tensors, and the manifest.
+
+    ``types`` is what each node computes in ("int", "float16", "float32"), by name; ``edges`` is what callers hand over and get at
+    graph inputs and outputs; ``bindings`` are the sizes of its symbols that a symbolic graph is to run with.
+    """
 
     manifest: Manifest
     graph: Graph
     encodings: Mapping[str, Encoding]
+    types: Mapping[str, str] = attrs.field(factory=dict)
+    edges: Mapping[str, Edge] = attrs.field(factory=dict)
+    bindings: tuple[Mapping[str, int], ...] = ()
 
 
 def is_package(path: str | os.PathLike[str]) -> bool:
@@ -60,7 +69,14 @@ def write_package(package: Package, path: str | os.PathLike[str]) -> None:
     encodings = encodings_to_json(package.encodings, package.graph)
     manifest = manifest_to_json(package.manifest, package.graph.origin_names)
     model, weights = serialize_split(package.graph, WEIGHTS)
-    members = {MANIFEST: [dump_json(manifest)], ENCODINGS: [dump_json(encodings)], MODEL: [model], WEIGHTS: weights}
+    contract = dump_json(contract_to_json(package.types, package.edges, package.bindings))
+    members = {
+        MANIFEST: [dump_json(manifest)],
+        ENCODINGS: [dump_json(encodings)],
+        CONTRACT: [contract],
+        MODEL: [model],
+        WEIGHTS: weights,
+    }
     with open_atomic(Path(path)) as file, zipfile.ZipFile(file, "w") as archive:
         for name, pieces in members.items():
             _add(archive, name, pieces, file.tell())
@@ -102,6 +118,7 @@ def _read(target: Path) -> Package:
         members = _check_members(archive, target.stat().st_size)
         manifest, origins = manifest_from_json(parse_json(MANIFEST, archive.read(MANIFEST)))
         encodings = parse_json(ENCODINGS, archive.read(ENCODINGS))
+        contract = parse_json(CONTRACT, archive.read(CONTRACT))
         model = archive.read(MODEL)
         with archive.open(WEIGHTS) as weights:  # to its end: that is where zipfile compares the checksum
             while weights.read(_CHUNK):
@@ -110,11 +127,12 @@ def _read(target: Path) -> Package:
     graph = load_split(model, WEIGHTS, target, offset, members[WEIGHTS].file_size)
     _check_text(graph)
     check_graph(graph)
-    return Package(manifest, graph.evolve(origin_names=origins), encodings_from_json(encodings, graph))
+    graph = graph.evolve(origin_names=origins)
+    return Package(manifest, graph, encodings_from_json(encodings, graph), *contract_from_json(contract, graph))
 
 
 def _check_members(archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.ZipInfo]:
-    """The members by name. Raises PackageError unless they are the four, each once, plainly stored, and fit into the file."""
+    """The members by name. Raises PackageError unless they are the five, each once, plainly stored, and fit into the file."""
     found: dict[str, zipfile.ZipInfo] = {}
     for info in archive.infolist():
         name = info.filename
