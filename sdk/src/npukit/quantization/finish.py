@@ -31,7 +31,7 @@ def finish(
 ) -> Quantized:
     """The package of a task with complete encodings. Raises ConstraintError when it is not legal and ``options.strict``."""
     options, target = task.options, task.target
-    problems = (*task.problems(encodings), *_bound_problems(task, source, encodings))
+    problems = _problems(task, source, encodings)
     if options.strict:
         refuse(
             target, problems, "no change of encodings ends this" if options.legalize else "--legalize changes encodings to end this"
@@ -64,15 +64,17 @@ def checked_edges(edges: Mapping[str, Edge], graph: Graph, encodings: Mapping[st
     return dict(edges)
 
 
-def _bound_problems(task: Task, source: Source, encodings: Mapping[str, Encoding]) -> tuple[Problem, ...]:
-    """What is wrong with the model once its symbols are bound, that is not wrong with the symbolic one."""
-    found: dict[Problem, None] = {}
-    for binding in task.options.bindings or source.bindings:
+def _problems(task: Task, source: Source, encodings: Mapping[str, Encoding]) -> tuple[Problem, ...]:
+    """What is wrong with the model, or with a symbolic one once its symbols are bound."""
+    bindings = task.options.bindings or source.bindings
+    found = dict.fromkeys(task.problems(encodings))
+    if not bindings:
+        return tuple(found)
+    found = {p: None for p in found if p.rule != "dynamic-shape"}
+    for binding in bindings:
         graph = task.target.prepare(bind(task.graph, binding))
         inner = {n: e for n, e in encodings.items() if n in graph.tensors}
-        text = ", ".join(f"{symbol}={size}" for symbol, size in binding.items())
-        problems = task.target.problems(graph, inner, types=task.types, float_fallback=task.options.float_fallback)
-        found |= {attrs.evolve(p, message=f"{p.message} (with {text})"): None for p in problems if p.severity == "error"}
+        found |= dict.fromkeys(task.target.problems(graph, inner, types=task.types, float_fallback=task.options.float_fallback))
     return tuple(found)
 
 

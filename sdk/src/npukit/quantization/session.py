@@ -82,7 +82,8 @@ class _How:
         found = self.target.rules.validate(graph, encodings, types=types, float_fallback=self.float_fallback)
         if any(p.severity == "error" for p in found):
             found = self.target.backend.judge(graph, encodings, self.target.soc, found)
-        refuse(self.target, found, "npukit legalize changes encodings to end this")
+        remedy = "npukit legalize changes encodings to end this" if encodings else "npukit quantize gives it encodings"
+        refuse(self.target, found, remedy)
 
 
 class _Bindings(Session):
