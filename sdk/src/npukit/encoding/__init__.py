@@ -9,6 +9,7 @@ from npukit.encoding.arithmetic import (
     quantize,
     spread,
 )
+from npukit.encoding.codes import Codes, codes_of, packed_pieces, packed_size, packs, rows_of
 from npukit.encoding.propagate import GRID_PRESERVING, propagate
 from npukit.encoding.solve import Conflict, Fixed, Group, Shared, Solution, solve
 from npukit.encoding.types import FLOAT_BITS, INT_BITS, Array, Encoding
@@ -18,19 +19,25 @@ __all__ = [
     "GRID_PRESERVING",
     "INT_BITS",
     "Array",
+    "Codes",
     "Conflict",
     "Encoding",
     "Fixed",
     "Group",
     "Shared",
     "Solution",
+    "codes_of",
     "container",
     "dequantize",
     "encoding_for_range",
     "encoding_for_weights",
     "fake_quantize",
+    "packed_pieces",
+    "packed_size",
+    "packs",
     "propagate",
     "quantize",
+    "rows_of",
     "solve",
     "spread",
 ]

@@ -12,7 +12,9 @@ import numpy as np
 
 from npukit.errors import PackageError, UsageError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+# Version 1 is version 2 without constants that are stored as codes.
+_READ = (1, 2)
 
 
 def _text(value: str) -> str:
@@ -98,8 +100,8 @@ def manifest_from_json(data: Any) -> tuple[Manifest, dict[str, tuple[str, ...]]]
 
 
 def _check_version(version: Any) -> None:
-    if version == FORMAT_VERSION and type(version) is int:
+    if version in _READ and type(version) is int:
         return
     newer = isinstance(version, int) and version > FORMAT_VERSION
-    hint = "upgrade npukit" if newer else f"known: {FORMAT_VERSION}"
+    hint = "upgrade npukit" if newer else f"known: {', '.join(map(str, _READ))}"
     raise PackageError(f"package format {repr(version)[:20]} is not known", hint=hint)
