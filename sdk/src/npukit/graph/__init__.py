@@ -8,7 +8,7 @@ from npukit.graph.model import FLOAT_DTYPES, Array, Graph, Node, Shape, Stored, 
 from npukit.graph.passes import fold_batch_norm, fold_constants, remove_dead_nodes, subgraph
 from npukit.graph.protobuf import numpy_type
 from npukit.graph.read import load, load_split
-from npukit.graph.write import Blob, save, serialize, serialize_split
+from npukit.graph.write import Blob, Place, save, serialize, serialize_beside, serialize_split
 
 __all__ = [
     "CANONICAL_OPSET",
@@ -17,6 +17,7 @@ __all__ = [
     "Blob",
     "Graph",
     "Node",
+    "Place",
     "Shape",
     "Stored",
     "Tensor",
@@ -38,6 +39,7 @@ __all__ = [
     "sample_shape",
     "save",
     "serialize",
+    "serialize_beside",
     "serialize_split",
     "source_hash",
     "subgraph",

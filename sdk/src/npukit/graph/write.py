@@ -63,6 +63,25 @@ def serialize_split(graph: Graph, location: str, blobs: Mapping[str, Blob] | Non
     return model.SerializeToString(deterministic=True), joined(found)
 
 
+@attrs.frozen
+class Place:
+    """Where the bytes of a constant are in a file."""
+
+    file: str
+    offset: int
+
+
+def serialize_beside(graph: Graph, places: Mapping[str, Place], folder: str) -> bytes:
+    """The graph as the bytes of one ONNX model that refers to files below ``folder`` for the constants in ``places``."""
+    rest = graph.evolve(tensors={name: tensor for name, tensor in graph.tensors.items() if name not in places})
+    model, _ = to_model(rest, None)
+    for name, place in places.items():
+        entry = _entry(graph.tensor(name))
+        _refer(entry, os.path.relpath(place.file, folder), place.offset, byte_count(entry))
+        model.graph.initializer.append(entry)
+    return bytes(model.SerializeToString(deterministic=True))
+
+
 def joined(blobs: Iterable[Blob]) -> Iterator[bytes]:
     """The content of an external data file: each blob starts at a multiple of 64 bytes."""
     for blob in blobs:
@@ -80,18 +99,14 @@ def to_model(
     for name, tensor in graph.tensors.items():
         if not tensor.is_constant:
             continue
-        entry = TensorProto(name=name, data_type=elem_type(tensor.dtype), dims=tensor.static_shape)
+        entry = _entry(tensor)
         blob = (blobs or {}).get(name)
         if blob is None:
             if location is None or tensor.dtype == "string" or byte_count(entry) <= (LARGE if stub else _SMALL):
                 proto.initializer.append(_tensor_proto(name, tensor))
                 continue
             blob = Blob(0, tuple) if stub else Blob(byte_count(entry), partial(_raw_pieces, tensor))
-        entry.data_location = TensorProto.EXTERNAL
-        described = {"location": location or "stub", "offset": offset, "length": blob.size, "form": blob.form}
-        for key, value in described.items():
-            if value != "":
-                entry.external_data.add(key=key, value=str(value))
+        _refer(entry, location or "stub", offset, blob.size, blob.form)
         proto.initializer.append(entry)
         found.append(blob)
         offset += blob.size + -blob.size % _ALIGNMENT
@@ -108,6 +123,19 @@ def to_model(
 
 def opset_imports(graph: Graph) -> list[onnx.OperatorSetIdProto]:
     return [helper.make_opsetid("", graph.opset), *(helper.make_opsetid(d, v) for d, v in graph.domains.items())]
+
+
+def _entry(tensor: Tensor) -> TensorProto:
+    """An initializer without its values."""
+    return TensorProto(name=tensor.name, data_type=elem_type(tensor.dtype), dims=tensor.static_shape)
+
+
+def _refer(entry: TensorProto, location: str, offset: int, size: int, form: str = "") -> None:
+    """Let an initializer be ``size`` bytes of the file ``location``."""
+    entry.data_location = TensorProto.EXTERNAL
+    described = {"location": location, "offset": str(offset), "length": str(size)} | ({"form": form} if form else {})
+    for key, value in described.items():
+        entry.external_data.add(key=key, value=value)
 
 
 def _raw_pieces(tensor: Tensor) -> Iterator[bytes]:
