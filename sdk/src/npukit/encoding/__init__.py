@@ -9,7 +9,7 @@ from npukit.encoding.arithmetic import (
     quantize,
     spread,
 )
-from npukit.encoding.codes import Codes, codes_of, packed_pieces, packed_size, packs, rows_of
+from npukit.encoding.codes import Codes, codes_of, packed_pieces, packed_size, packs, part_of
 from npukit.encoding.propagate import GRID_PRESERVING, propagate
 from npukit.encoding.solve import Conflict, Fixed, Group, Shared, Solution, solve
 from npukit.encoding.types import FLOAT_BITS, INT_BITS, Array, Encoding
@@ -35,9 +35,9 @@ __all__ = [
     "packed_pieces",
     "packed_size",
     "packs",
+    "part_of",
     "propagate",
     "quantize",
-    "rows_of",
     "solve",
     "spread",
 ]

@@ -33,13 +33,13 @@ class Codes(Stored):
         """The real values that the codes stand for."""
         found = np.empty(self.shape, numpy_type(self.dtype))
         for rows, codes in self._rows():
-            found[rows] = dequantize(codes, rows_of(self.encoding, self.shape, rows))
+            found[rows] = dequantize(codes, _rows_of(self.encoding, self.shape, rows))
         return found
 
     def pieces(self) -> Iterator[Array]:
         """The real values, some rows at a time."""
         for rows, codes in self._rows():
-            yield dequantize(codes, rows_of(self.encoding, self.shape, rows)).astype(numpy_type(self.dtype), copy=False)
+            yield dequantize(codes, _rows_of(self.encoding, self.shape, rows)).astype(numpy_type(self.dtype), copy=False)
 
     def codes(self) -> Array:
         """All codes in the container type of the encoding."""
@@ -95,21 +95,27 @@ def _codes_of(tensor: Tensor, encoding: Encoding) -> Iterator[tuple[slice | tupl
         stored = stored.values()
     assert isinstance(stored, np.ndarray)  # the caller has a constant
     for rows in _ranges(shape, encoding):
-        yield rows, quantize(stored[rows], rows_of(encoding, shape, rows))
+        yield rows, quantize(stored[rows], _rows_of(encoding, shape, rows))
 
 
-def rows_of(encoding: Encoding, shape: tuple[int, ...], rows: slice | tuple[()]) -> Encoding:
-    """The part of an integer encoding that belongs to some rows of a tensor of ``shape``; rows of whole blocks."""
-    if isinstance(rows, tuple) or encoding.axis is None:
+def part_of(encoding: Encoding, shape: tuple[int, ...], part: slice, axis: int = 0) -> Encoding:
+    """The encoding of ``part`` of a tensor of ``shape``, a range along ``axis`` that begins where a block does."""
+    if encoding.is_float or encoding.axis is None:
         return encoding
-    size = 1
-    if encoding.axis % len(shape) == 0:
+    steps, size = encoding.steps, 1
+    if encoding.axis % len(shape) == axis:
         size = encoding.block_size or 1
-    elif encoding.block_size is None or encoding.steps.shape[0] == 1:
+    elif encoding.block_size is None or steps.shape[axis] == 1:
         return encoding
-    part = slice(rows.start // size, -(-rows.stop // size))
-    factors = None if encoding.block_scale is None else encoding.block_scale[part]
-    return attrs.evolve(encoding, scale=encoding.steps[part], zero_point=encoding.zeros[part], block_scale=factors)
+    # The scales of channels are a vector, those of blocks have the rank of the tensor.
+    where = (slice(None),) * (axis if steps.ndim == len(shape) else 0)
+    index = (*where, slice(part.start // size, -(-part.stop // size)))
+    factors = None if encoding.block_scale is None else encoding.block_scale[index]
+    return attrs.evolve(encoding, scale=steps[index], zero_point=encoding.zeros[index], block_scale=factors)
+
+
+def _rows_of(encoding: Encoding, shape: tuple[int, ...], rows: slice | tuple[()]) -> Encoding:
+    return part_of(encoding, shape, rows) if isinstance(rows, slice) else encoding
 
 
 def _ranges(shape: tuple[int, ...], encoding: Encoding) -> Iterator[slice | tuple[()]]:
