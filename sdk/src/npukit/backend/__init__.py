@@ -7,6 +7,7 @@ from npukit.backend.cost import OpCost, TotalCost, bytes_of, count_costs, total
 from npukit.backend.fast import FastCall, Lowering, Operand
 from npukit.backend.kernel import FORMS, KernelBackend
 from npukit.backend.ports import port_axis
+from npukit.backend.recent import Recent
 from npukit.backend.rules import Plan, Rules
 from npukit.backend.session import OpTime, Program, Session, check_feeds
 from npukit.backend.value import Value
@@ -31,6 +32,7 @@ __all__ = [
     "Precision",
     "Problem",
     "Program",
+    "Recent",
     "Result",
     "Rules",
     "Session",
