@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -314,6 +315,35 @@ class NormalizesOverTheBatch(OtherSession):
         return {n: v - v.mean(dtype=np.float32) for n, v in run(feeds, tensors).items()}
 
 
+class SharesFeeds(OtherSession):
+    """Threads overwrite each other's input."""
+
+    feeds: dict[str, Array]
+
+    def change(self, run: Callable[..., dict[str, Array]], feeds: dict[str, Array], tensors: Any) -> dict[str, Array]:
+        self.feeds = feeds
+        time.sleep(1e-4)
+        return run(self.feeds, tensors)
+
+
+class SharesTensors(OtherSession):
+    """Threads overwrite what the others asked for."""
+
+    tensors: Any
+
+    def change(self, run: Callable[..., dict[str, Array]], feeds: Mapping[str, Array], tensors: Any) -> dict[str, Array]:
+        self.tensors = tensors
+        time.sleep(1e-4)
+        return run(feeds, self.tensors)
+
+
+class StaysOpen(Toy):
+    def open(self, program: Program) -> Session:
+        session = super().open(program)
+        session.close = lambda: None
+        return session
+
+
 class CountsOpenings(Toy):
     """Every session rounds another way, as if something outside the package decided."""
 
@@ -365,6 +395,9 @@ MUTANTS = [
     (Remembers, "test_repeatable", ""),
     (WritesItsInput, "test_repeatable", ""),
     (NormalizesOverTheBatch, "test_batch", ""),
+    (SharesFeeds, "test_threads", ""),
+    (SharesTensors, "test_threads_with_tensors_of_their_own", ""),
+    (StaysOpen, "test_close", ""),
     (CountsOpenings, "test_package", ""),
 ]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from npukit.backend import Backend, Program, Session, Soc
+from npukit.backend import Backend, Program, Recent, Session, Soc
 from npukit.backend.ort import OrtModel
 from npukit.encoding import Array, Encoding
 from npukit.encoding.formats import DEQUANTIZED, insert_qdq
@@ -45,34 +45,32 @@ class CpuBackend(Backend):
 
 
 class _OrtSession(Session):
-    """A session that loads a model of its own for every set of tensors asked for, and keeps the last one."""
+    """A session that loads a model of its own for every set of tensors asked for, and keeps the last few."""
 
     def __init__(self, program: Program) -> None:
         super().__init__(program)
         self._graph: Graph = program.payload
-        self._wanted: tuple[str, ...] = program.graph.outputs
-        self._model = self._load(self._wanted)
+        self._models: Recent[OrtModel] = Recent()
+        self._model(program.graph.outputs)  # what ONNX Runtime refuses is refused when the session is opened
 
     @property
     def ignores_encodings(self) -> bool:
         return self.program.soc.name != QDQ
 
     def _run(self, feeds: Mapping[str, Array], tensors: Sequence[str]) -> dict[str, Array]:
-        if tuple(tensors) != self._wanted:
-            self._model.close()
-            self._wanted = tuple(tensors)
-            self._model = self._load(self._wanted)
-        found = self._model.run(feeds)
+        found = self._model(tensors).run(feeds)
         return {name: found[self._lowered(name)] for name in tensors}
 
-    def _load(self, wanted: Sequence[str]) -> OrtModel:
+    def _model(self, tensors: Sequence[str]) -> OrtModel:
+        """The model that gives ``tensors``."""
+        wanted = sorted({self._lowered(name) for name in tensors})
         # Optimized, a Q/DQ graph runs on 8-bit instructions, which saturate on processors without VNNI; as written it is exact.
-        return OrtModel(self._graph, list(dict.fromkeys(self._lowered(name) for name in wanted)), optimize=self.ignores_encodings)
+        return self._models.get(tuple(wanted), lambda: OrtModel(self._graph, wanted, optimize=self.ignores_encodings))
 
     def _lowered(self, name: str) -> str:
         """The tensor that holds the value of ``name`` after quantization."""
         after = name + DEQUANTIZED
         return after if after in self._graph.tensors else name
 
-    def close(self) -> None:
-        self._model.close()
+    def _close(self) -> None:
+        self._models.clear()

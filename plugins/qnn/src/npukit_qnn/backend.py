@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from threading import Lock, RLock
 from typing import Any, ClassVar
 
 import attrs
@@ -51,6 +52,7 @@ class QnnBackend(Backend):
 
     def __init__(self) -> None:
         self._children: dict[str, tuple[Child, int]] = {}
+        self._lock = Lock()
 
     @property
     def missing(self) -> str:
@@ -99,11 +101,12 @@ class QnnBackend(Backend):
 
     def child(self, soc: Soc) -> Child:
         """The child process of a chip, started when it is first needed."""
-        child, served = self._children.get(soc.name, (None, 0))
-        if child is None or served >= _RENEW_AFTER or child.closed:
-            child, served = Child(), 0
-        self._children[soc.name] = (child, served + 1)
-        return child
+        with self._lock:
+            child, served = self._children.get(soc.name, (None, 0))
+            if child is None or served >= _RENEW_AFTER or child.closed:
+                child, served = Child(), 0
+            self._children[soc.name] = (child, served + 1)
+            return child
 
 
 class _Loaded:
@@ -116,8 +119,9 @@ class _Loaded:
             path = Path(folder) / "model.onnx"
             save(lowered.graph, path)
             asked = {"do": "load", "model": str(path), "soc": program.soc.id, "arch": program.soc.generation, **request}
-            answer, _ = self._child.ask(asked)
-        self.log = self._child.log(answer["log_start"])
+            with self._child.lock:
+                answer, _ = self._child.ask(asked)
+                self.log = self._child.log(answer["log_start"])
         self._session = answer["session"]
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
@@ -139,22 +143,24 @@ class _Loaded:
 
 
 class _QnnSession(Session):
-    """Loads a model of its own for every set of tensors asked for, and keeps the last one."""
+    """Loads a model of its own for every set of tensors asked for, and keeps the last one; threads take turns."""
 
     def __init__(self, backend: QnnBackend, program: Program) -> None:
         super().__init__(program)
         self._backend = backend
         self._made_for: tuple[tuple[str, ...], tuple[tuple[int, ...], ...]] = ((), ())
         self._loaded: _Loaded | None = None
+        self._turn = RLock()
 
     def _run(self, feeds: Mapping[str, Array], tensors: Sequence[str]) -> dict[str, Array]:
         graph = self.program.graph
         computed = tuple(n for n in tensors if n not in graph.inputs and not graph.tensor(n).is_constant)
         shapes = tuple(feeds[n].shape for n in graph.inputs)
-        if self._loaded is None or (computed, shapes) != self._made_for:
-            self.close()
-            self._loaded, self._made_for = self._load(computed, feeds), (computed, shapes)
-        found = self._loaded.run(feeds)
+        with self._turn:
+            if self._loaded is None or (computed, shapes) != self._made_for:
+                self._close()
+                self._loaded, self._made_for = self._load(computed, feeds), (computed, shapes)
+            found = self._loaded.run(feeds)
         return {n: found[n] if n in found else self._given(feeds, n) for n in tensors}
 
     def _given(self, feeds: Mapping[str, Array], name: str) -> Array:
@@ -181,8 +187,9 @@ class _QnnSession(Session):
         """Versions, the device, and the nodes it took by op, once something has run: nothing ever falls back to the CPU."""
         answer, _ = self._backend.child(self.program.soc).ask({"do": "versions"})
         facts: dict[str, Any] = {key: answer[key] for key in ("onnxruntime", "onnxruntime-qnn", "device")}
-        if self._loaded is not None:
-            taken = Counter(node.op for node in placed(read_log(self._loaded.log), self._loaded.lowered.nodes))
+        loaded = self._loaded
+        if loaded is not None:
+            taken = Counter(node.op for node in placed(read_log(loaded.log), loaded.lowered.nodes))
             facts |= {"nodes on the device": sum(taken.values()), "nodes on the CPU": 0, "ops": dict(sorted(taken.items()))}
         return facts
 
@@ -196,10 +203,11 @@ class _QnnSession(Session):
                 raise ModelError("the vendor's runtime wrote no profile")
             return _op_times(path, loaded.lowered)
 
-    def close(self) -> None:
-        if self._loaded is not None:
-            self._loaded.close()
-            self._loaded = None
+    def _close(self) -> None:
+        with self._turn:
+            if self._loaded is not None:
+                self._loaded.close()
+                self._loaded = None
 
 
 def _problems(failure: QnnRuntimeError, lowered: Lowered, found: tuple[Problem, ...]) -> tuple[Problem, ...]:

@@ -9,6 +9,7 @@ import select
 import subprocess
 import sys
 import tempfile
+import threading
 import weakref
 from collections.abc import Mapping
 from typing import IO, Any
@@ -31,10 +32,14 @@ class QnnRuntimeError(ModelError):
 
 
 class Child:
-    """A child process that serves one chip. Raises PluginError when the vendor's package or platform is missing."""
+    """A child process that serves one chip. Raises PluginError when the vendor's package or platform is missing.
+
+    It answers one thread at a time; ``lock`` keeps a request and the reading of its log together.
+    """
 
     def __init__(self) -> None:
         require_runtime()
+        self.lock = threading.RLock()
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  it lives as long as the child
         command = [sys.executable, "-m", "npukit_qnn._worker"]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log)
@@ -45,7 +50,22 @@ class Child:
 
         Raises QnnRuntimeError when the vendor's runtime reports an error, PluginError when the child crashes or hangs.
         """
-        mark = self._log.seek(0, 2)
+        with self.lock:
+            mark = self._log.seek(0, 2)
+            received = self._exchange(request, arrays)
+            if received is None:
+                raise PluginError(f"the vendor's runtime crashed (exit code {self._process.wait(10)}): {self._tail(mark)}")
+            answer, found = received
+            if "error" in answer:
+                if answer["kind"] in ("ImportError", "ModuleNotFoundError"):
+                    raise PluginError(f"the vendor's runtime does not load: {answer['error']}", hint=INSTALL)
+                raise QnnRuntimeError(answer["error"], self.log(mark))
+            return answer | {"log_start": mark}, found
+
+    def _exchange(
+        self, request: Mapping[str, Any], arrays: Mapping[str, Array] | None
+    ) -> tuple[dict[str, Any], dict[str, Array]] | None:
+        """The answer, None when the child has ended."""
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin is not None  # both are pipes
         assert stdout is not None
@@ -54,22 +74,15 @@ class Child:
             if not select.select([stdout], [], [], _TIMEOUT)[0]:
                 self.close()
                 raise PluginError(f"the vendor's runtime has not answered for {_TIMEOUT:.0f} s and was stopped")
-            received = receive(stdout)
+            return receive(stdout)
         except (BrokenPipeError, ValueError, EOFError):
-            received = None
-        if received is None:
-            raise PluginError(f"the vendor's runtime crashed (exit code {self._process.wait(10)}): {self._tail(mark)}")
-        answer, found = received
-        if "error" in answer:
-            if answer["kind"] in ("ImportError", "ModuleNotFoundError"):
-                raise PluginError(f"the vendor's runtime does not load: {answer['error']}", hint=INSTALL)
-            raise QnnRuntimeError(answer["error"], self.log(mark))
-        return answer | {"log_start": mark}, found
+            return None
 
     def log(self, start: int) -> str:
         """What the child wrote from a mark on."""
-        self._log.seek(start)
-        return self._log.read().decode("utf-8", "replace")
+        with self.lock:
+            self._log.seek(start)
+            return self._log.read().decode("utf-8", "replace")
 
     @property
     def closed(self) -> bool:

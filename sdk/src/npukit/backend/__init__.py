@@ -9,6 +9,7 @@ from npukit.backend.fast import FastCall, Lowering, Operand
 from npukit.backend.kernel import FORMS, KernelBackend
 from npukit.backend.option import EFFECTS, Option
 from npukit.backend.ports import port_axis
+from npukit.backend.recent import Recent
 from npukit.backend.rules import Plan, Rules
 from npukit.backend.scheme import SCHEMAS, Scheme
 from npukit.backend.session import OpTime, Program, Session, check_feeds
@@ -40,6 +41,7 @@ __all__ = [
     "Precision",
     "Problem",
     "Program",
+    "Recent",
     "Result",
     "Rules",
     "Scheme",

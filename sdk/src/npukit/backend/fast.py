@@ -287,9 +287,6 @@ class Segment:
         exported = {n: Value(_turned(array, e), e) for n, e, array in zip(self.exports, grids, arrays, strict=False)}
         return exported, dict(zip(self.shown, arrays[len(self.exports) :], strict=True))
 
-    def close(self) -> None:
-        self._model.close()
-
 
 class _Writer:
     """Puts fragments together, with the conversions between forms that they need."""

@@ -10,6 +10,7 @@ import numpy as np
 
 from npukit.backend.call import Accumulator, Call, Result
 from npukit.backend.fast import Lowering, Segment, lower, stages
+from npukit.backend.recent import Recent
 from npukit.backend.session import Program, Session
 from npukit.backend.value import Value, value_of
 from npukit.encoding import Array, Encoding
@@ -31,16 +32,17 @@ class _Step:
 class _Plan:
     """The steps that give ``tensors``; ``inputs`` are the graph inputs that are needed in their stored form."""
 
-    tensors: tuple[str, ...]
+    tensors: frozenset[str]
     steps: tuple[_Step, ...]
     inputs: frozenset[str]
 
-    @property
-    def segments(self) -> list[Segment]:
-        return [step.run for step in self.steps if isinstance(step.run, Segment)]
-
 
 class Interpreter(Session):
+    """Runs the steps of a plan, which is made for each set of tensors asked for and never changed; the last few are kept.
+
+    Threads share plans and ``_memo``, whose entries are set whole: threads that make the same one at once each use their own.
+    """
+
     def __init__(self, backend: KernelBackend, program: Program, lowerings: Mapping[str, Lowering]) -> None:
         super().__init__(program)
         self._backend = backend
@@ -48,23 +50,22 @@ class Interpreter(Session):
         self._memo: list[dict[str, Any]] = [{} for _ in program.graph.nodes]
         self._fast = lower(program, lowerings, self._results)
         self._stages = stages(program.graph, self._fast)
-        self._plan = self._plan_for(tuple(program.graph.outputs))
+        self._plans: Recent[_Plan] = Recent()
+        self._plan(program.graph.outputs)  # what ONNX Runtime refuses is refused when the session is opened
 
     def _run(self, feeds: Mapping[str, Array], tensors: Sequence[str]) -> dict[str, Array]:
-        if tuple(tensors) != self._plan.tensors:
-            self.close()
-            self._plan = self._plan_for(tuple(tensors))
+        plan = self._plan(tensors)
         encodings = self.program.encodings
         values: dict[str, Value] = dict(self.program.payload)
-        values |= {name: value_of(np.asarray(feeds[name]), encodings.get(name)) for name in self._plan.inputs}
+        values |= {name: value_of(np.asarray(feeds[name]), encodings.get(name)) for name in plan.inputs}
         found = {name: values[name].real() for name in tensors if name in values}
-        for step in self._plan.steps:
+        for step in plan.steps:
             if isinstance(step.run, Segment):
                 made, shown = step.run.run(values, feeds)
                 found |= shown
             else:
                 made = self._compute(step.run, values)
-                found |= {name: value.real() for name, value in made.items() if name in self._plan.tensors}
+                found |= {name: value.real() for name, value in made.items() if name in plan.tensors}
             values |= made
             for name in step.done:
                 values.pop(name, None)
@@ -74,13 +75,17 @@ class Interpreter(Session):
         """How many nodes run in the fast form, in how many segments, and which do not."""
         nodes = self.program.graph.nodes
         slow = [f"{n.name} ({n.op})" for index, n in enumerate(nodes) if index not in self._fast]
-        return {"nodes": len(nodes), "fast": len(self._fast), "segments": len(self._plan.segments), "numpy": slow}
+        segments = sum(stage[0] in self._fast for stage in self._stages)
+        return {"nodes": len(nodes), "fast": len(self._fast), "segments": segments, "numpy": slow}
 
-    def close(self) -> None:
-        for segment in self._plan.segments:
-            segment.close()
+    def _close(self) -> None:
+        self._plans.clear()
 
-    def _plan_for(self, tensors: tuple[str, ...]) -> _Plan:
+    def _plan(self, tensors: Sequence[str]) -> _Plan:
+        wanted = frozenset(tensors)
+        return self._plans.get(wanted, lambda: self._plan_for(wanted))
+
+    def _plan_for(self, tensors: frozenset[str]) -> _Plan:
         """Decide what every step reads, makes and frees."""
         graph = self.program.graph
         entries = [stage if stage[0] in self._fast else stage[0] for stage in self._stages]
@@ -95,9 +100,9 @@ class Interpreter(Session):
             done = [n for n in {*names, *made} if last.get(n, place) == place and not graph.tensors[n].is_constant]
             steps.append(_Step(run, tuple(done)))
         stored = {n for run, names in zip(runs, reads, strict=True) for n in (run.stored if isinstance(run, Segment) else names)}
-        return _Plan(tensors, tuple(steps), frozenset(graph.inputs) & (stored | set(tensors)))
+        return _Plan(tensors, tuple(steps), frozenset(graph.inputs) & (stored | tensors))
 
-    def _segment(self, stage: tuple[int, ...], last: Mapping[str, int], place: int, tensors: Sequence[str]) -> Segment:
+    def _segment(self, stage: tuple[int, ...], last: Mapping[str, int], place: int, tensors: frozenset[str]) -> Segment:
         graph = self.program.graph
         made = [n for index in stage for n in graph.nodes[index].outputs if n]
         exports, shown = [n for n in made if last.get(n, place) > place], [n for n in made if n in tensors]

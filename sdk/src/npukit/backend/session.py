@@ -47,10 +47,21 @@ class OpTime:
 
 
 class Session(abc.ABC):
-    """A program that is loaded and can run; a context manager."""
+    """A program that is loaded and can run; a context manager.
+
+    Sessions are thread-safe: any number of threads may call ``run`` of one session at once, for any tensors, and each gets bit for
+    bit what it would get alone. ``close`` ends the session for all of them: runs that have begun are finished, later ones raise
+    UsageError. A subclass implements ``_run``, which keeps to the same, and ``_close`` when it holds something.
+    """
 
     def __init__(self, program: Program) -> None:
         self.program = program
+        self._closed = False
+
+    @property
+    def closed(self) -> bool:
+        """Whether ``close`` was called."""
+        return self._closed
 
     @property
     def inputs(self) -> tuple[Tensor, ...]:
@@ -78,8 +89,10 @@ class Session(abc.ABC):
         ``feeds`` has every graph input, real values in the model's own dtype. Returns real values (dequantized) of the graph
         outputs, or of ``tensors``, which may name any tensor of the graph. ``native``: inputs and outputs are handed over as
         ``program.edges`` say (codes, float16, channels last). Raises DataError when an input is missing, unknown, not finite, or of
-        another dtype or shape.
+        another dtype or shape; UsageError when the session is closed.
         """
+        if self._closed:
+            raise UsageError("the session is closed", hint="run inside the with block, or open another one")
         if native:
             real = self.run(self._to_real(feeds), tensors)
             return {name: self._from_real(name, value) for name, value in real.items()}
@@ -102,7 +115,8 @@ class Session(abc.ABC):
         return value if edge is None else edge.from_real(value, program.graph.tensor(name), program.encodings.get(name))
 
     @abc.abstractmethod
-    def _run(self, feeds: Mapping[str, Array], tensors: Sequence[str]) -> dict[str, Array]: ...
+    def _run(self, feeds: Mapping[str, Array], tensors: Sequence[str]) -> dict[str, Array]:
+        """``run`` on feeds and names that were checked; several threads may be in here."""
 
     def metrics(self) -> dict[str, Any]:
         """What the session knows about its own cost; empty by default."""
@@ -112,8 +126,14 @@ class Session(abc.ABC):
         """Run once and return per-op figures. Raises UsageError when the backend has none."""
         raise UsageError(f"backend '{self.program.backend}' gives no per-op figures", code="no-profile")
 
-    def close(self) -> None:  # noqa: B027  most sessions hold nothing
-        """Free what the session holds; running afterwards is an error of the caller."""
+    def close(self) -> None:
+        """End the session and free what it holds; doing so again does nothing."""
+        if not self._closed:
+            self._closed = True
+            self._close()
+
+    def _close(self) -> None:  # noqa: B027  most sessions hold nothing
+        """Free what the session holds; runs that have begun may still need it."""
 
     def __enter__(self) -> Session:
         return self

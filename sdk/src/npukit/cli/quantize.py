@@ -50,7 +50,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_model_inputs(parser)
     parser.add_argument("--no-strict", dest="strict", action="store_false", help="list violations instead of refusing")
     parser.add_argument("--legalize", action="store_true", help="change encodings that the backend refuses, as few as possible")
+    add_keep_float(parser)
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="recorded in the package (default: 0)")
+
+
+def add_keep_float(parser: argparse.ArgumentParser) -> None:
+    """How weights are stored."""
+    parser.add_argument(
+        "--keep-float", action="store_true", help="store the original weights, not their codes: to optimize the package further"
+    )
 
 
 def add_optimizers(parser: argparse.ArgumentParser) -> None:
@@ -98,7 +106,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
         if not console.json:
             console.note(problems_text(error.problems))
         raise
-    result.save(output)
+    result.save(output, keep_float=args.keep_float)
     report_result(result, output, console)
     return 0
 

@@ -11,6 +11,7 @@ from npukit.encoding.arithmetic import (
     quantize,
     spread,
 )
+from npukit.encoding.codes import Codes, codes_of, packed_pieces, packed_size, packs, part_of
 from npukit.encoding.propagate import GRID_PRESERVING, propagate
 from npukit.encoding.solve import Conflict, Fixed, Group, Shared, Solution, solve
 from npukit.encoding.types import FLOAT_BITS, INT_BITS, Array, Encoding
@@ -21,6 +22,7 @@ __all__ = [
     "INT_BITS",
     "MIN_RANGE",
     "Array",
+    "Codes",
     "Conflict",
     "Encoding",
     "Fixed",
@@ -28,11 +30,16 @@ __all__ = [
     "Group",
     "Shared",
     "Solution",
+    "codes_of",
     "container",
     "dequantize",
     "encoding_for_range",
     "encoding_for_weights",
     "fake_quantize",
+    "packed_pieces",
+    "packed_size",
+    "packs",
+    "part_of",
     "propagate",
     "quantize",
     "solve",

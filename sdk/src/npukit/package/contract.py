@@ -13,6 +13,8 @@ from npukit.graph import Graph
 
 _TYPES = frozenset({"int", "float16", "float32"})
 _MOST_BINDINGS = 1024
+NO_CONTRACT: Mapping[str, Any] = {"types": {}, "edges": {}, "bindings": []}
+"""That of a package of format version 1, which has none."""
 
 
 def contract_to_json(

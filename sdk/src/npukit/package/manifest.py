@@ -14,6 +14,8 @@ from npukit.backend import Selection
 from npukit.errors import PackageError, UsageError
 
 FORMAT_VERSION = 2
+# Version 1 is version 2 without constants that are stored as codes, settings and a contract.
+_READ = (1, 2)
 
 
 def _text(value: str) -> str:
@@ -96,6 +98,8 @@ def manifest_from_json(data: Any) -> tuple[Manifest, dict[str, tuple[str, ...]]]
     if not isinstance(data, dict):
         raise PackageError("manifest.json is not a JSON object")
     _check_version(data.get("format_version"))
+    if data["format_version"] == 1:
+        data = {"settings": {}, **data}
     names = {field.name for field in attrs.fields(Manifest)} | {"origin_names"}
     if set(data) != names:
         wrong = min(set(data) ^ names)
@@ -112,8 +116,8 @@ def manifest_from_json(data: Any) -> tuple[Manifest, dict[str, tuple[str, ...]]]
 
 
 def _check_version(version: Any) -> None:
-    if version == FORMAT_VERSION and type(version) is int:
+    if version in _READ and type(version) is int:
         return
     newer = isinstance(version, int) and version > FORMAT_VERSION
-    hint = "upgrade npukit" if newer else f"known: {FORMAT_VERSION}"
+    hint = "upgrade npukit" if newer else f"known: {', '.join(map(str, _READ))}"
     raise PackageError(f"package format {repr(version)[:20]} is not known", hint=hint)

@@ -45,9 +45,9 @@ class Quantized:
     def encodings(self) -> Mapping[str, Encoding]:
         return self.package.encodings
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the package as a .dlc file."""
-        write_package(self.package, path)
+    def save(self, path: str | os.PathLike[str], *, keep_float: bool = False) -> None:
+        """Write the package as a .dlc file; ``keep_float`` stores weights as floats instead of codes (``write_package``)."""
+        write_package(self.package, path, keep_float=keep_float)
 
 
 @attrs.frozen

@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 from typing import Any, ClassVar
 
 import attrs
@@ -317,6 +319,28 @@ class BackendConformance:
         both = {n: np.concatenate([p[n] for p in parts]) for n in whole}
         _assert_equal(whole, both, tolerance=_FLOAT32 if session.ignores_encodings else 0)
 
+    def test_threads(self) -> None:
+        """Threads that share a session get what one thread gets, bit for bit."""
+        made = self._quantize(self.network())
+        self._run_together(made, [(feeds, None) for feeds in random_feeds(made.graph, _TEST, count=8)], rounds=25)
+
+    def test_threads_with_tensors_of_their_own(self) -> None:
+        """Threads that share a session may each ask for other tensors."""
+        made = self._quantize(self.network())
+        names = [n for node in made.graph.nodes for n in node.outputs]
+        feeds = random_feeds(made.graph, _TEST, count=4)
+        self._run_together(made, [(f, [names[i % len(names)], *made.graph.inputs]) for i, f in enumerate(feeds)], rounds=5)
+
+    def test_close(self) -> None:
+        """A closed session says so when it is run, and may be closed again."""
+        made, feeds = self._network()
+        session = self._open(made)
+        session.run(feeds)
+        session.close()
+        session.close()
+        with pytest.raises(UsageError, match="the session is closed"):
+            session.run(feeds)
+
     def test_nothing_is_changed(self) -> None:
         """compile, open and run leave the graph and the encodings they were given as they were."""
         made, feeds = self._network()
@@ -357,6 +381,21 @@ class BackendConformance:
     def _network(self) -> tuple[Quantized, dict[str, Array]]:
         made = self._quantize(self.network())
         return made, random_feeds(made.graph, _TEST, count=1)[0]
+
+    def _run_together(self, made: Quantized, jobs: Sequence[tuple[dict[str, Array], list[str] | None]], rounds: int) -> None:
+        """Run every job ``rounds`` times on one session, each in a thread of its own, and compare with runs one after the other."""
+        with self._open(made) as session:
+            alone = [session.run(*job) for job in jobs]
+        with self._open(made) as session, ThreadPoolExecutor(len(jobs)) as pool:
+            ready = Barrier(len(jobs))
+
+            def repeat(job: tuple[dict[str, Array], list[str] | None]) -> list[dict[str, Array]]:
+                ready.wait()
+                return [session.run(*job) for _ in range(rounds)]
+
+            together = list(pool.map(repeat, jobs))
+        for expected, found in zip(alone, together, strict=True):
+            assert all(list(got) == list(expected) and _equal_bits(got, expected) for got in found)
 
     def _simulate(self, made: Quantized, feeds: Sequence[dict[str, Array]]) -> list[dict[str, Array]]:
         """What the encodings mean, computed with Q/DQ nodes (without them on a SoC that ignores encodings)."""
