@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from npukit.graph import load
     from npukit.package import read_package
     from npukit.plugins import Registry, target
-    from npukit.quantization import Options, Request, check, convert, legalize, profile, quantize
+    from npukit.quantization import Options, Request, check, convert, profile, quantize
     from npukit.quantization import open_session as Session  # noqa: N812
 
 __version__ = "0.1.0"
@@ -44,7 +44,6 @@ _HOMES = {
     "check": ("npukit.quantization", "check"),
     "compare": ("npukit.diagnosis", "compare"),
     "convert": ("npukit.quantization", "convert"),
-    "legalize": ("npukit.quantization", "legalize"),
     "load": ("npukit.graph", "load"),
     "profile": ("npukit.quantization", "profile"),
     "quantize": ("npukit.quantization", "quantize"),
@@ -66,7 +65,6 @@ __all__ = [
     "check",
     "compare",
     "convert",
-    "legalize",
     "load",
     "profile",
     "quantize",

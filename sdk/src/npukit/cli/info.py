@@ -20,6 +20,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
     from npukit.report import info_text
 
     source = source_from(args, registry_from(args))
-    info = describe(source.graph, source.encodings, source.manifest)
+    info = describe(
+        source.graph, source.encodings, source.manifest, types=source.types, edges=source.edges, bindings=source.bindings
+    )
     console.emit(info_text(info), info)
     return 0

@@ -23,10 +23,15 @@ from npukit.encoding.formats import DEQUANTIZED, insert_qdq
 from npukit.errors import UsageError
 from npukit.events import Event, OnEvent, ignore
 from npukit.graph import Graph
+from npukit.package import has_original_weights
 from npukit.plugins import Registry
 from npukit.quantization import Options, Quantized, Source, quantize, read_source, resolve
 from npukit.quantization.optimize import ENGINE
 
+_CODES_ONLY = (
+    "the package has the codes of its weights and not their float values, so the error of the weights does not show: "
+    "analyze the original model, or make the package with --keep-float"
+)
 _MATTERS = 20.0
 """Decibels above the SQNR of the whole model at which a layer has no share in its noise worth speaking of."""
 
@@ -57,11 +62,11 @@ class LayerRow:
 class Analysis:
     """SQNR per layer and per tensor, ranges, and what to do.
 
-    ``layers`` are in order of depth. ``outputs`` and ``tensors`` compare the model quantized as a whole with the float model:
-    "all" of it, its "weights" only, its "activations" only. ``statistics`` are the ranges of all tensors, quantized constants
-    included. ``remedies`` are what helps: first what costs nothing on the chip, then wider types, and of these what helps most;
-    ``refuted`` was tried and does not help. ``overrides`` are the encodings that remedies with wider types ask for and those that
-    were overrides before, for ``Request(overrides=...)``.
+    ``layers`` are in order of depth. ``outputs`` and ``tensors`` compare the model quantized as a whole with the float model: "all"
+    of it, its "weights" only, its "activations" only. ``statistics`` are the ranges of all tensors, quantized constants included.
+    ``remedies`` are what helps: first what costs nothing on the chip, then wider types, and of these what helps most; ``refuted``
+    was tried and does not help. ``notes`` are what a reader should know. ``overrides`` are the encodings that remedies with wider
+    types ask for and those that were overrides before, for ``Request(overrides=...)``.
     """
 
     backend: str
@@ -76,6 +81,7 @@ class Analysis:
     overrides: Mapping[str, Encoding]
     encodings: Mapping[str, Encoding]
     graph: Graph
+    notes: tuple[str, ...] = ()
 
     def worst(self, count: int) -> tuple[LayerRow, ...]:
         """The ``count`` layers with the lowest SQNR when only they are quantized, worst first; those without error are left out."""
@@ -143,6 +149,7 @@ def _conclude(shop: Workshop, survey: _Survey, worst: int, measure: Measure) -> 
         _overrides(shop, remedies),
         shop.encodings,
         shop.graph,
+        () if has_original_weights(shop.graph) else (_CODES_ONLY,),
     )
 
 

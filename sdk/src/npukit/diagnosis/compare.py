@@ -15,6 +15,7 @@ from npukit.encoding import Array, Encoding
 from npukit.errors import DataError, UsageError
 from npukit.events import Event, OnEvent, ignore
 from npukit.graph import Graph
+from npukit.package import has_original_weights
 from npukit.plugins import FLOAT_BACKEND, REFERENCE, Registry
 from npukit.quantization import Options, Quantized, Source, open_session, quantize, read_source, resolve
 from npukit.quantization.session import KERNELS_HINT
@@ -146,7 +147,7 @@ def compare(
     encodings = {label: dict(s.program.encodings) for label, s in sessions.items()}
     outputs = tuple(r for r in rows if r.name in graph.outputs)
     title = REFERENCE if reference is None else f"{judge.name} on {REFERENCE}"
-    notes = _optimized(origin) if reference is None else ()
+    notes = _weights_notes(origin) if reference is None else ()
     schemes = {label: target.scheme for label, target in targets.items()}
     return Comparison(title, tuple(sessions), pair, samples, outputs, tuple(rows), encodings, graph, notes, schemes)
 
@@ -165,13 +166,18 @@ def _targets(
     return found
 
 
-def _optimized(origin: Source) -> tuple[str, ...]:
-    """A note when the float weights of a package may not be those of the model it was made from."""
+def _weights_notes(origin: Source) -> tuple[str, ...]:
+    """Notes when the float weights of a package may not be those of the model it was made from."""
     used = origin.manifest.options.get("optimize") if origin.manifest else None
-    if not isinstance(used, (list, tuple)) or not used:
-        return ()
-    names = ", ".join(map(str, used))
-    return (f"the weights compared with may be those after {names}: name the original with --reference {origin.name}",)
+    advice = f"name the original with --reference {origin.name}"
+    notes = []
+    if not has_original_weights(origin.graph):
+        notes.append(
+            f"the weights compared with are what the codes of the package stand for, so their own error does not show: {advice}"
+        )
+    elif isinstance(used, (list, tuple)) and used:
+        notes.append(f"the weights compared with may be those after {', '.join(map(str, used))}: {advice}")
+    return tuple(notes)
 
 
 def _common_grids(names: Iterable[str], a: Mapping[str, Encoding], b: Mapping[str, Encoding]) -> dict[str, Encoding]:

@@ -55,7 +55,12 @@ class Package:
     @property
     def has_original_weights(self) -> bool:
         """Whether the values of all weights are the floats that were quantized, not what codes stand for."""
-        return not any(isinstance(tensor.stored, Codes) for tensor in self.graph.tensors.values())
+        return has_original_weights(self.graph)
+
+
+def has_original_weights(graph: Graph) -> bool:
+    """Whether no constant of a graph is stored as codes."""
+    return not any(isinstance(tensor.stored, Codes) for tensor in graph.tensors.values())
 
 
 def is_package(path: str | os.PathLike[str]) -> bool:

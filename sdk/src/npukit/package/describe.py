@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import attrs
 import numpy as np
 
+from npukit.backend import Edge
 from npukit.encoding import Encoding
 from npukit.graph import Graph, Shape, Tensor, count_macs, mac_operands, numpy_type
 from npukit.package.manifest import Manifest
@@ -44,7 +45,8 @@ class LayerRow:
 class Info:
     """The layer table, the graph's inputs and outputs, totals, and the manifest of a package.
 
-    ``macs`` adds up the layers that are known, ``macs_by_type`` splits it by the types of the two operands.
+    ``macs`` adds up the layers that are known, ``macs_by_type`` splits it by the types of the two operands. ``types``, ``edges``
+    and ``bindings`` are those of a package.
     """
 
     layers: tuple[LayerRow, ...]
@@ -55,9 +57,20 @@ class Info:
     macs_by_type: Mapping[str, int]
     weight_bytes: int
     manifest: Manifest | None = None
+    types: Mapping[str, str] = attrs.field(factory=dict)
+    edges: Mapping[str, Edge] = attrs.field(factory=dict)
+    bindings: tuple[Mapping[str, int], ...] = ()
 
 
-def describe(graph: Graph, encodings: Mapping[str, Encoding] | None = None, manifest: Manifest | None = None) -> Info:
+def describe(
+    graph: Graph,
+    encodings: Mapping[str, Encoding] | None = None,
+    manifest: Manifest | None = None,
+    *,
+    types: Mapping[str, str] | None = None,
+    edges: Mapping[str, Edge] | None = None,
+    bindings: tuple[Mapping[str, int], ...] = (),
+) -> Info:
     """Describe a graph. ``weight_bytes`` counts constants as their encodings store them, 4 bits being half a byte."""
     known = encodings or {}
 
@@ -95,6 +108,9 @@ def describe(graph: Graph, encodings: Mapping[str, Encoding] | None = None, mani
         by_type,
         -(-int(bits) // 8),
         manifest,
+        types or {},
+        edges or {},
+        bindings,
     )
 
 

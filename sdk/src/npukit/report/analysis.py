@@ -38,6 +38,7 @@ def analysis_text(found: Analysis, worst: int) -> str:
         parts.append(table(_REASONS, _reasons(found.remedies, [r.name for r in rows])))
     if names:
         parts += ["their tensors, and SQNR in the model quantized as a whole", table(_TENSORS, _tensors(found, names))]
+    parts += [f"note: {note}" for note in found.notes]
     return "\n\n".join(parts)
 
 
@@ -55,6 +56,7 @@ def analysis_data(found: Analysis, worst: int) -> dict[str, Any]:
         "remedies": [_remedy_data(r) for r in found.remedies],
         "refuted": [_remedy_data(r) for r in found.refuted],
         "overrides": sorted(found.overrides),
+        "notes": found.notes,
     }
 
 

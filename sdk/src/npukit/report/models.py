@@ -33,11 +33,30 @@ def info_text(info: Info) -> str:
     parts.append(table(["Id", "Name", "Op", "Inputs", "Outputs", "Params", "MACs"], rows))
     for title, tensors in (("Input", info.inputs), ("Output", info.outputs)):
         parts.append(table([title, "Type", "Dimensions", "Encoding"], [_io(t) for t in tensors]))
+    parts += _contract(info)
     kinds = ", ".join(f"{count(n)} {kind}" for kind, n in info.macs_by_type.items())
     least = "at least " if any(layer.macs is None for layer in info.layers) else ""
     stored = f"{count(info.parameters)} parameters in {size(info.weight_bytes)}"
     parts.append(f"{stored}, {least}{count(info.macs)} MACs ({kinds or 'none'})")
     return "\n\n".join(parts)
+
+
+def _contract(info: Info) -> list[str]:
+    """What differs from the usual: settings, native edges, bindings, nodes that compute in float."""
+    parts = []
+    settings = info.manifest.settings if info.manifest else {}
+    if settings:
+        parts.append("settings: " + ", ".join(f"{name} = {value}" for name, value in settings.items()))
+    for name, edge in info.edges.items():
+        parts.append(f"natively {name} is {' '.join(filter(None, (edge.dtype, edge.layout)))}")
+    if info.bindings:
+        parts.append("bound for " + "; ".join(", ".join(f"{s}={size}" for s, size in b.items()) for b in info.bindings))
+    floats = {dtype: [n for n, t in info.types.items() if t == dtype] for dtype in ("float16", "float32")}
+    grids = any(t == "int" for t in info.types.values())
+    parts += [
+        f"{len(names)} nodes compute in {dtype}: {', '.join(names[:5])}" for dtype, names in floats.items() if names and grids
+    ]
+    return ["\n".join(printable(line) for line in parts)] if parts else []
 
 
 def _cell(tensor: TensorRow) -> str:
