@@ -8,9 +8,9 @@ from typing import TypeAlias
 import attrs
 
 from npukit.backend import Soc
+from npukit.backend.kernels import same_grid
 from npukit.encoding import Encoding
 from npukit.graph import Graph, Node
-from npukit_htp.kernels._values import same_grid
 from npukit_htp.requantize import Scheme, narrow, wide
 
 
