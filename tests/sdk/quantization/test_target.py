@@ -184,6 +184,31 @@ def test_features_of_a_chip(soc: str, groups: int, verdict: str) -> None:
     assert all("depthwise" in str(p) for p in found.problems if p.severity == "error")
 
 
+def test_shapes_are_computed_for_a_chip_without_such_ops() -> None:
+    """A chip that knows neither Shape nor Cast nor Slice bounds runs a model whose shapes are computed; nothing counts as float."""
+    nodes = [
+        Node("Shape", "shape", ("x",), ("s",)),
+        Node("Cast", "float", ("s",), ("f",), {"to": 1}),
+        Node("Cast", "int", ("f",), ("i",), {"to": 7}),
+        Node("Relu", "relu", ("x",), ("h",)),
+        Node("Reshape", "flat", ("h", "i"), ("r",)),
+        Node("Relu", "end", ("r",), ("y",)),
+    ]
+    graph = make_graph(nodes, {"x": ("float32", ("N", 4, 2, 3))}, ["y"], {})
+
+    class Flat(Npu):
+        def constraints(self) -> tuple[OpConstraint, ...]:
+            return (*super().constraints(), OpConstraint("Reshape", (X, Port(dtypes=("int64",))), (X,), "a test"))
+
+        def kernels(self, soc: Soc) -> Mapping[str, Kernel]:
+            return {**super().kernels(soc), "Reshape": lambda call: [call.value(0).real().reshape(call.value(1).data)]}
+
+    made = nk.quantize(graph, Flat(), data=samples())
+    with nk.Session(made, Flat()) as session:
+        assert session.run(samples()[0])["y"].shape == (1, 4, 2, 3)
+        assert session.metrics()["reference"] == []
+
+
 @pytest.mark.parametrize(("soc", "verdict"), [("Old", "refused"), ("A", "accepted"), ("C", "accepted")])
 def test_architectures_are_ordered_by_their_numbers(soc: str, verdict: str) -> None:
     """v2.1 is behind v2 and not 21; a form may end with an architecture, minor ones included."""

@@ -14,10 +14,10 @@ from npukit.backend.constraint import OpConstraint, Problem, Soc
 from npukit.backend.cost import OpCost, count_costs
 from npukit.backend.option import Option, read_settings
 from npukit.backend.scheme import Scheme
-from npukit.backend.session import Program, Session
+from npukit.backend.session import Program, Session, stored_type
 from npukit.encoding import Encoding
 from npukit.errors import UsageError, did_you_mean
-from npukit.graph import Graph, Node
+from npukit.graph import Graph
 
 
 @attrs.frozen
@@ -134,6 +134,14 @@ class Backend(abc.ABC):
         """
         return True
 
+    def types(self, graph: Graph, encodings: Mapping[str, Encoding], soc: Soc) -> Mapping[str, str]:
+        """What every node of a prepared graph computes in on ``soc``, by its name: "int", "float16" or "float32".
+
+        By default that is what its tensors are stored in: "int" when one of them has an integer grid, else "float16" when one is
+        float16, else "float32". A node with integer tensors that computes in a float type is a float island.
+        """
+        return {node.name: stored_type(node, encodings) for node in graph.nodes}
+
     def ignores_encodings(self, soc: Soc) -> bool:
         """Whether programs for ``soc`` run the float model whatever the encodings."""
         return False
@@ -141,14 +149,6 @@ class Backend(abc.ABC):
     def prepare(self, graph: Graph) -> Graph:
         """The backend's own rewrites (fold batch-norm and the like); names are kept, or mapped in ``origin_names``."""
         return graph
-
-    def types(self, graph: Graph, encodings: Mapping[str, Encoding], soc: Soc) -> Mapping[str, str]:
-        """What each node of a prepared graph computes in, by its name: "int", "float16" or "float32".
-
-        By default "int" where a float tensor of the node is on an integer grid, else "float16" where one is float16, else
-        "float32".
-        """
-        return {node.name: _type_of(graph, node, encodings) for node in graph.nodes}
 
     def judge(self, graph: Graph, encodings: Mapping[str, Encoding], soc: Soc, found: tuple[Problem, ...]) -> tuple[Problem, ...]:
         """The final word on a prepared graph with encodings.
@@ -176,11 +176,3 @@ class Backend(abc.ABC):
     @abc.abstractmethod
     def open(self, program: Program) -> Session:
         """Load a program on a device."""
-
-
-def _type_of(graph: Graph, node: Node, encodings: Mapping[str, Encoding]) -> str:
-    names = [n for n in (*node.inputs, *node.outputs) if n and graph.tensor(n).is_float]
-    found = [encodings[n] for n in names if n in encodings]
-    if any(not e.is_float for e in found) or not names:
-        return "int"
-    return "float16" if any(e.dtype == "float16" for e in found) else "float32"

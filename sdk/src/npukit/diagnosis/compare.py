@@ -167,17 +167,13 @@ def _targets(
 
 
 def _weights_notes(origin: Source) -> tuple[str, ...]:
-    """Notes when the float weights of a package may not be those of the model it was made from."""
+    """A note when the float weights of a package are not, or may not be, those of the model it was made from."""
     used = origin.manifest.options.get("optimize") if origin.manifest else None
+    after = f" after {', '.join(map(str, used))}" if isinstance(used, (list, tuple)) and used else ""
     advice = f"name the original with --reference {origin.name}"
-    notes = []
     if not has_original_weights(origin.graph):
-        notes.append(
-            f"the weights compared with are what the codes of the package stand for, so their own error does not show: {advice}"
-        )
-    elif isinstance(used, (list, tuple)) and used:
-        notes.append(f"the weights compared with may be those after {', '.join(map(str, used))}: {advice}")
-    return tuple(notes)
+        return (f"the weights compared with are those that the codes of the package stand for{after}: {advice}",)
+    return (f"the weights compared with may be those{after}: {advice}",) if after else ()
 
 
 def _common_grids(names: Iterable[str], a: Mapping[str, Encoding], b: Mapping[str, Encoding]) -> dict[str, Encoding]:

@@ -34,10 +34,11 @@ def check(
 
 
 def _package(origin: Source, target: Target, options: Options) -> CheckResult:
-    problems = target.problems(origin.graph, origin.encodings, types=origin.types, float_fallback=options.float_fallback)
+    fallback = options.float_fallback or origin.float_fallback
+    problems = target.problems(origin.graph, origin.encodings, types=origin.types, float_fallback=fallback)
     notes = default_settings(target)
     for name in target.changed("legality"):
         other = target.with_default(name)
-        again = other.problems(origin.graph, origin.encodings, types=origin.types, float_fallback=options.float_fallback)
+        again = other.problems(origin.graph, origin.encodings, types=origin.types, float_fallback=fallback)
         notes += (f"setting '{name}' = {target.settings[name]} changed nothing in this model",) if again == problems else ()
     return CheckResult(target.backend.name, target.soc, len(origin.graph.nodes), problems, notes)

@@ -54,6 +54,11 @@ class Source:
     notes: tuple[str, ...] = ()
 
     @property
+    def float_fallback(self) -> bool:
+        """Whether nodes of a package without a kernel may run in float."""
+        return self.manifest is not None and bool(self.manifest.options.get("float_fallback"))
+
+    @property
     def given(self) -> dict[str, Encoding]:
         """All encodings that are decided before anything is calculated."""
         return {**self.encodings, **(self.overrides or {})}
@@ -104,7 +109,7 @@ def _of_package(package: Package) -> Source:
         manifest=manifest,
         name=manifest.source_name,
         sha256=manifest.source_hash,
-        types=package.types,
+        types={n: t for n, t in package.types.items() if n in manifest.options.get("node_types", {})},
         edges=package.edges,
         bindings=package.bindings,
     )

@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 
 from npukit.backend import FORMS, Backend, KernelBackend, Session, Target
-from npukit.encoding import Array
+from npukit.encoding import Array, Encoding
 from npukit.errors import DataError, UsageError, did_you_mean
 from npukit.graph import Graph, bind
 from npukit.plugins import FLOAT_BACKEND, Registry
@@ -62,9 +62,10 @@ class _How:
         target, graph, encodings = self.target, origin.graph, origin.encodings
         types = dict(origin.types)
         if not target.ignores_encodings:
-            types = target.types(graph, encodings, float_fallback=self.float_fallback or not self.strict) | types
+            fallback = self.float_fallback or origin.float_fallback
+            types = target.types(graph, encodings, float_fallback=fallback or not self.strict) | types
             if self.strict:
-                self._refuse(graph, encodings, origin.types)
+                self._refuse(graph, encodings, origin.types, fallback)
         program = target.compile(graph, encodings, types)
         program = attrs.evolve(program, edges=checked_edges(origin.edges, graph, encodings))
         if not self.kernels:
@@ -75,11 +76,11 @@ class _How:
             raise UsageError(f"backend '{target.backend.name}' has no kernels to choose from", hint=KERNELS_HINT)
         return target.backend.open(program, self.kernels)
 
-    def _refuse(self, graph: Graph, encodings: Mapping[str, Any], types: Mapping[str, str]) -> None:
+    def _refuse(self, graph: Graph, encodings: Mapping[str, Encoding], types: Mapping[str, str], fallback: bool) -> None:
         """Raise ConstraintError for what the op constraints refuse. A backend that knows better is asked only then: opening asks it
         too.
         """
-        found = self.target.rules.validate(graph, encodings, types=types, float_fallback=self.float_fallback)
+        found = self.target.rules.validate(graph, encodings, types=types, float_fallback=fallback)
         if any(p.severity == "error" for p in found):
             found = self.target.backend.judge(graph, encodings, self.target.soc, found)
         remedy = "npukit legalize changes encodings to end this" if encodings else "npukit quantize gives it encodings"
