@@ -81,7 +81,7 @@ def main() -> None:
         feeds = {key: value[:1] for key, value in found.evaluation[0].items()}
         model, samples = nk.load(found.model, batch=1), found.calibration[:8]
         static = [quantize_static(model, samples, weights) for weights in ("QInt8", "QUInt8")]
-        for activations in ("uint8", "uint16"):
+        for activations in ("uint8", "uint16", "float16"):
             made = nk.quantize(model, backend="htp", data=samples, options=Options(activations=activations))
             others = [model, insert_qdq(made.graph, made.encodings), *(static if activations == "uint8" else [])]
             runs = [partial(open_session(made, kernels=kernels).run, feeds) for kernels in ("fast", "numpy")]

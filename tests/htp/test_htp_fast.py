@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import attrs
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from npukit.backend.kernels import Window
 from npukit.encoding import Array, Encoding, encoding_for_weights
 from npukit.graph import Graph, Node, load, make_graph
 from npukit.quantization import Options, quantize
@@ -25,10 +27,19 @@ DTYPES = ("uint8", "int8", "uint16", "int16")
 
 
 def assert_same(
-    graph: Graph, encodings: Mapping[str, Encoding], feeds: Sequence[Mapping[str, Array]], fast: int | None = None, soc: str = ""
+    graph: Graph,
+    encodings: Mapping[str, Encoding],
+    feeds: Sequence[Mapping[str, Array]],
+    fast: int | None = None,
+    soc: str = "",
+    kind: str = "",
 ) -> None:
-    """Both forms give the same values of all tensors; ``fast`` nodes run in the fast form (all of them by default)."""
+    """Both forms give the same values of all tensors; ``fast`` nodes run in the fast form (all of them by default).
+
+    With ``kind`` all nodes compute in that type.
+    """
     program = BACKEND.compile(graph, encodings, BACKEND.soc(soc))
+    program = attrs.evolve(program, types={n.name: kind for n in graph.nodes}) if kind else program
     names = [n for node in graph.nodes for n in node.outputs if n]
     with BACKEND.open(program, "numpy") as slow, BACKEND.open(program, "fast") as quick:
         assert quick.metrics()["fast"] == (len(graph.nodes) if fast is None else fast)
@@ -346,7 +357,7 @@ def test_random_networks(network: tuple[Graph, dict[str, Encoding]], seed: int) 
     assert_same(graph, encodings, feeds, fast=len(graph.nodes) - slow)
 
 
-@pytest.mark.parametrize("activations", ["uint8", "uint16"])
+@pytest.mark.parametrize("activations", ["uint8", "uint16", "float16"])
 @pytest.mark.parametrize(
     "name",
     ["ultraface_rfb_320", "resnet20_cifar10", "mobilenetv2s_cifar10", "mlperf_tiny_kws_dscnn", "convvit_cifar10"],
@@ -363,3 +374,84 @@ def test_real_models(name: str, activations: str, zoo: Path) -> None:
             expected, got = slow.run(feed), quick.run(feed)
             for output in expected:
                 np.testing.assert_array_equal(got[output], expected[output], err_msg=output)
+
+
+# ---------------------------------------------------------------------------------------------------------------- float16
+
+
+def _weights(*shape: int) -> Array:
+    found: Array = np.random.default_rng(sum(shape)).standard_normal(shape).astype(np.float32)
+    return found
+
+
+IMAGE: tuple[int, ...] = (2, 4, 9, 10)
+IN_FLOAT16: list[tuple[str, tuple[tuple[int, ...], ...], tuple[Array, ...], dict[str, Any]]] = [
+    ("Conv", (IMAGE,), (_weights(6, 4, 3, 3), _weights(6)), {"pads": (1, 1, 1, 1)}),
+    ("Conv", (IMAGE,), (_weights(6, 4, 3, 2),), {"strides": (2, 1), "dilations": (1, 2), "auto_pad": "SAME_UPPER"}),
+    ("Conv", (IMAGE,), (_weights(6, 4, 1, 1), _weights(6)), {}),
+    ("Conv", (IMAGE,), (_weights(6, 4, 1, 1),), {"strides": (2, 2)}),
+    ("Conv", (IMAGE,), (_weights(4, 1, 3, 3), _weights(4)), {"group": 4, "pads": (1, 0, 1, 2)}),
+    ("Conv", (IMAGE,), (_weights(8, 1, 3, 3),), {"group": 4, "auto_pad": "SAME_LOWER", "strides": (2, 2)}),
+    ("Gemm", ((3, 16),), (_weights(10, 16), _weights(10)), {"transB": 1}),
+    ("Gemm", ((16, 3),), (_weights(16, 10),), {"transA": 1}),
+    ("MatMul", ((2, 5, 16),), (_weights(16, 10),), {}),
+    ("MatMul", ((2, 5, 16), (2, 16, 3)), (), {}),
+    ("Add", (IMAGE, IMAGE), (), {}),
+    ("Sub", (IMAGE,), (_weights(4, 1, 1),), {}),
+    ("Mul", (IMAGE, (1, 4, 1, 1)), (), {}),
+    ("Max", (IMAGE, IMAGE), (), {}),
+    ("Sum", (IMAGE, IMAGE, IMAGE), (), {}),
+    ("PRelu", (IMAGE,), (_weights(4, 1, 1),), {}),
+    ("Relu", (IMAGE,), (), {}),
+    ("LeakyRelu", (IMAGE,), (), {"alpha": 0.1}),
+    ("Clip", (IMAGE,), (np.float32(-0.3), np.float32(1.1)), {}),
+    ("MaxPool", (IMAGE,), (), {"kernel_shape": (2, 2), "strides": (2, 2), "pads": (1, 0, 0, 1)}),
+    ("GlobalMaxPool", (IMAGE,), (), {}),
+    ("GlobalAveragePool", (IMAGE,), (), {}),
+    ("ReduceMean", (IMAGE,), (np.array([1, -1]),), {"keepdims": 0}),
+    ("Concat", (IMAGE, IMAGE), (), {"axis": 1}),
+    ("Pad", (IMAGE,), (np.array([0, 0, 1, 2, 0, 0, 0, 1]), np.float32(0.1)), {}),
+    ("Reshape", (IMAGE,), (np.array([2, -1]),), {}),
+    ("Transpose", (IMAGE,), (), {"perm": (0, 2, 3, 1)}),
+    ("Split", (IMAGE,), (np.array([1, 3]),), {"axis": 1}),
+]
+
+
+@pytest.mark.parametrize("case", IN_FLOAT16, ids=lambda case: case[0])
+@pytest.mark.parametrize("stored", ["float16", "grids", "float32", "mixed"])
+def test_float16_nodes(case: tuple[Any, ...], stored: str) -> None:
+    """Nodes that compute in float16 on float16 tensors, as islands between grids, between float32 tensors and between both."""
+    op, inputs, constants, attributes = case
+    shapes = {f"x{i}": shape for i, shape in enumerate(inputs)}
+    fixed = {f"c{i}": np.asarray(data) for i, data in enumerate(constants)}
+    node = Node(op, "n", (*shapes, *fixed), ("y", "z") if op == "Split" else ("y",), attributes)
+    floats = [*shapes, *(n for n, data in fixed.items() if data.dtype == np.float32), *node.outputs]
+    kinds = {"float16": [Encoding("float16")], "grids": [grid("uint8"), grid("uint16", 2.0)], "float32": [None]}
+    chosen = kinds.get(stored, [grid("int8"), Encoding("float16"), None])
+    encodings = {n: e for i, n in enumerate(floats) if (e := chosen[i % len(chosen)]) is not None}
+    feeds = feeds_of(np.random.default_rng(5), shapes)
+    assert_same(single(node, shapes, fixed), encodings, feeds, kind="float16")
+
+
+def test_float16_overflows_and_underflows() -> None:
+    """Results beyond float16 become infinite, tiny ones subnormal, in both forms."""
+    nodes = [Node("Mul", "m", ("x", "x"), ("y",)), Node("Relu", "r", ("y",), ("z",))]
+    graph = make_graph(nodes, {"x": ("float32", (4, 64))}, ["z"])
+    x = np.geomspace(1e-5, 1e3, 256, dtype=np.float32).reshape(4, 64)
+    assert_same(graph, dict.fromkeys("xyz", Encoding("float16")), [{"x": x}, {"x": -x}])
+
+
+def test_a_depthwise_conv_in_another_order_stays_on_its_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ONNX Runtime's Conv is taken only where it adds in the order of the kernel, which the lowering tries out."""
+    node = Node("Conv", "n", ("x", "w"), ("y",), {"group": 4})
+    graph = make_graph([node], {"x": ("float32", (1, 4, 20, 20))}, ["y"], {"w": _weights(4, 1, 3, 3)})
+    encodings = dict.fromkeys("xwy", Encoding("float16"))
+    feeds = feeds_of(np.random.default_rng(5), {"x": (1, 4, 20, 20)})
+    assert_same(graph, encodings, feeds)
+
+    def backwards(x: Array, weight: Array, window: Window) -> Array:
+        parts = [window.tap(x, p) * weight[:, 0, i].reshape(-1, 1, 1) for i, p in enumerate(window.taps())]
+        return np.add.reduce(parts[::-1])
+
+    monkeypatch.setattr("npukit_htp.lower.half.correlate", backwards)
+    assert_same(graph, encodings, feeds, fast=0)

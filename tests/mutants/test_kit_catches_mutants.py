@@ -156,6 +156,23 @@ class TruncatesInFastForm(FastFormOf):
         return call.give(call.rounded(call.write("Floor", steps), out))
 
 
+class FloatFormOf(Toy):
+    """A toy NPU with a fast form of a float16 Add, which the healthy one has not."""
+
+    def float_lowerings(self, soc: Soc) -> Mapping[str, Lowering]:
+        return {"Add": self.add}
+
+    def add(self, call: FastCall) -> bool:
+        return call.give_real(call.write("Add", call.real(0), call.real(1)))
+
+
+class SkipsRounding(FloatFormOf):
+    """A float16 result that was never rounded to float16."""
+
+    def add(self, call: FastCall) -> bool:
+        return call.give(call.write("Add", call.real(0), call.real(1)))
+
+
 class NamelessSoc(Toy):
     def socs(self) -> tuple[Soc, ...]:
         return (Soc("toy one", "v1"),)
@@ -389,6 +406,7 @@ MUTANTS = [
     (ChangesGridsInPlace, "test_nothing_is_changed", ""),
     (RescalesInsteadOfRelu, "test_forms", "Relu"),
     (TruncatesInFastForm, "test_forms", "Relu"),
+    (SkipsRounding, "test_forms", "Add"),
     (IgnoresTensors, "test_intermediate_tensors", ""),
     (ReturnsDoubles, "test_session", ""),
     (RunsNan, "test_bad_feeds", ""),
@@ -421,6 +439,8 @@ def test_fast_form_that_is_right_passes(tmp_path: Path) -> None:
     """The fast form that the mutants of test_forms spoil is equal to the kernel, and it is the one that runs."""
     run_check(FastFormOf(), "test_forms", "Relu", tmp_path)
     assert type("Kit", (BackendConformance,), {"backend": FastFormOf()})().lowered() == ["Relu"]
+    run_check(FloatFormOf(), "test_forms", "Add", tmp_path)
+    assert type("Kit", (BackendConformance,), {"backend": FloatFormOf()})().lowered() == ["Add"]
 
 
 def test_every_check_has_a_mutant() -> None:

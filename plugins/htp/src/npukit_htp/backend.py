@@ -30,7 +30,7 @@ from npukit_htp.arithmetic import arithmetic
 from npukit_htp.cost import estimate
 from npukit_htp.kernels import KERNELS
 from npukit_htp.lower import lowerings_of
-from npukit_htp.lower.tables import TABLES
+from npukit_htp.lower.half import HALF
 from npukit_htp.profile import ROUNDED_INPUTS, islands_of, profile_of
 from npukit_htp.requantize import codes_of, narrow, wide
 from npukit_htp.rewrites import fuse_gelu
@@ -114,7 +114,7 @@ class HtpBackend(KernelBackend):
         return ROUNDED_INPUTS.get(node.op, len(node.inputs))
 
     def float_lowerings(self, soc: Soc) -> Mapping[str, Lowering]:
-        return TABLES
+        return HALF
 
     def lowerings(self, soc: Soc) -> Mapping[str, Lowering]:
         return lowerings_of(profile_of(soc).requantize)

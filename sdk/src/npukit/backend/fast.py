@@ -14,7 +14,7 @@ import attrs
 import numpy as np
 
 from npukit.backend.ort import OrtModel
-from npukit.backend.session import Program
+from npukit.backend.session import Program, stored_type
 from npukit.backend.value import Value
 from npukit.encoding import Array, Encoding, container
 from npukit.errors import ModelError
@@ -23,6 +23,7 @@ from npukit.graph import Graph, Node, Shape, Tensor
 _OPSET = 21  # the first one whose QuantizeLinear knows 16 bits
 _DOMAINS = {"com.microsoft": 1}
 _TURN = np.uint8(128)
+_FLOAT32, _FLOAT16 = 1, 10  # TensorProto
 
 Compute: TypeAlias = Callable[[Node, Sequence[Value | None], dict[str, Any]], list[Value]]
 """Runs a node on its kernel: node, inputs, memo."""
@@ -33,7 +34,7 @@ class Form(Enum):
 
     CODES: the codes in uint8, uint16 or int16; int8 codes are uint8 with 128 added, the type whose products ONNX Runtime sums
     exactly on every processor. INTEGERS: code minus zero point, float32. REAL: the real values, float32. PLAIN: a tensor without
-    encoding.
+    a grid as it is; float16 tensors are float32 numbers that were rounded.
     """
 
     CODES = "codes"
@@ -52,7 +53,7 @@ class Operand:
 
 @attrs.frozen(eq=False)
 class Fragment:
-    """A node of the program in ONNX: what computes it, and the names of its outputs (CODES, or PLAIN without encoding).
+    """A node of the program in ONNX: what computes it, and the names of its outputs (CODES, or PLAIN without a grid).
 
     ``variables`` are those of ``constants`` that ONNX Runtime must take for inputs.
     """
@@ -68,6 +69,16 @@ def _grid(encoding: Encoding | None) -> Encoding | None:
     if encoding is None or encoding.granularity != "tensor" or encoding.bits not in (8, 16) or encoding.zeros.dtype.kind == "f":
         return None
     return encoding
+
+
+def _form(encoding: Encoding | None) -> Form:
+    """How a segment holds a tensor with this encoding at its borders."""
+    return Form.PLAIN if encoding is None or encoding.is_float else Form.CODES
+
+
+def _is_real(encoding: Encoding) -> bool:
+    """Whether a segment can hold the real values of tensors with this encoding."""
+    return encoding.dtype == "float16" or _grid(encoding) is not None
 
 
 def _turned(codes: Array, encoding: Encoding | None) -> Array:
@@ -95,6 +106,8 @@ class FastCall:
         self.type = program.type_of(self.node)
         self._graph, self._index, self._encodings, self._values = program.graph, index, program.encodings, program.payload
         self._compute = compute
+        # A float island, whose inputs and outputs are rounded to the type it computes in; float32 they are already.
+        self._rounds = self.type == "float16" and stored_type(self.node, program.encodings) != "float16"
         self._nodes: list[tuple[Node, tuple[Operand | str, ...]]] = []
         self._constants: dict[str, Array] = {}
         self._variables: list[str] = []
@@ -143,10 +156,27 @@ class FastCall:
             return self._operand(index, Form.INTEGERS)
         return self.literal(value.data.astype(np.float32) - encoding.zeros.astype(np.float32))
 
-    def real(self, index: int) -> Operand | str:
-        """Input ``index`` as real values, float32."""
+    def has_real(self, index: int) -> bool:
+        """Whether input ``index`` is there, has real values and a segment can hold them."""
+        name, value = self.node.input(index), self.constant(index)
+        if value is not None:
+            return value.real().dtype == np.float32
+        encoding = self._encodings.get(name)
+        return bool(name) and (_is_real(encoding) if encoding is not None else self._graph.tensor(name).dtype == "float32")
+
+    def real_constant(self, index: int) -> Array | None:
+        """Input ``index`` as real values, float32, when it is there and constant; those of a float16 island are rounded."""
         value = self.constant(index)
-        return self._operand(index, Form.REAL) if value is None else self.literal(value.real())
+        if value is None:
+            return None
+        return value.real().astype(np.float16).astype(np.float32) if self._rounds else value.real()
+
+    def real(self, index: int) -> Operand | str:
+        """Input ``index`` as real values, float32; on a float16 island they are rounded to float16."""
+        constant, operand = self.real_constant(index), self._operand(index, Form.REAL)
+        if constant is not None:
+            return self.literal(constant)
+        return self.half(operand) if self._rounds else operand
 
     def plain(self, index: int) -> Operand | str:
         """Input ``index``, which has no encoding; "" when it is absent."""
@@ -198,6 +228,25 @@ class FastCall:
     def rounded(self, values: Operand | str, encoding: Encoding) -> str:
         """CODES of values that are given in steps of the grid from its zero point."""
         return self.write("QuantizeLinear", values, self.literal(np.float32(1)), self.zero(encoding))
+
+    def half(self, values: Operand | str) -> str:
+        """Real values rounded to float16, as float32."""
+        return self.write("Cast", self.write("Cast", values, to=_FLOAT16), to=_FLOAT32)
+
+    def give_real(self, values: Operand | str, index: int = 0, *, picked: bool = False) -> bool:
+        """Output ``index`` is these real values, rounded to the type of the node, then to its encoding; False when it cannot be.
+
+        ``picked`` says that they are values of the inputs, which are float16 already when those are.
+        """
+        encoding = self._encodings.get(self.node.outputs[index])
+        if encoding is not None and not _is_real(encoding):
+            return False
+        is_half = encoding is not None and encoding.is_float
+        inputs = [self._encodings.get(name) for name in self.node.inputs if name and self._graph.tensor(name).is_float]
+        is_rounded = picked and all(e is not None and e.dtype == "float16" for e in inputs)
+        if (is_half or self._rounds) and not is_rounded:
+            values = self.half(values)
+        return self.give(values if encoding is None or is_half else self.quantized(values, encoding), index)
 
     def give(self, name: Operand | str, index: int = 0) -> bool:
         """Output ``index`` is ``name``, CODES or PLAIN; True, for the end of a lowering."""
@@ -273,7 +322,7 @@ class Segment:
         writer = _Writer(graph, encodings)
         for fragment in fragments:
             writer.append(fragment)
-        operands = [Operand(n, Form.CODES if n in encodings else Form.PLAIN) for n in self.exports]
+        operands = [Operand(n, _form(encodings.get(n))) for n in self.exports]
         operands += [Operand(n, Form.REAL if n in encodings else Form.PLAIN) for n in self.shown]
         self._outputs = [writer.read(operand) for operand in operands]
         try:
@@ -311,13 +360,14 @@ class _Writer:
         for node, inputs in fragment.nodes:
             self._add(attrs.evolve(node, inputs=tuple(self.read(i) for i in inputs)))
         for tensor, name in fragment.outputs.items():
-            form = Form.CODES if tensor in self._encodings else Form.PLAIN
-            self._names[Operand(tensor, form)] = self.read(name)
+            self._names[Operand(tensor, _form(self._encodings.get(tensor)))] = self.read(name)
 
     def read(self, operand: Operand | str) -> str:
         """The ONNX tensor that holds an operand; it is made when it is not there yet."""
         if isinstance(operand, str):
             return operand
+        if _form(self._encodings.get(operand.tensor)) is Form.PLAIN:  # which are the real values already
+            operand = Operand(operand.tensor, Form.PLAIN)
         if operand not in self._names:
             made = self._converted if operand.form in (Form.INTEGERS, Form.REAL) else self._input
             self._names[operand] = made(operand)

@@ -100,7 +100,10 @@ class BackendConformance:
 
     def lowered(self) -> list[str]:
         """The ops that have a fast form."""
-        found = self.backend.lowerings(self.backend.soc(self.soc)) if isinstance(self.backend, KernelBackend) else {}
+        if not isinstance(self.backend, KernelBackend):
+            return []
+        soc = self.backend.soc(self.soc)
+        found = self.backend.lowerings(soc).keys() | self.backend.float_lowerings(soc).keys()
         return [op for op in self.ops() if op in found]
 
     # ------------------------------------------------------------------------------------------------ what it says of itself
@@ -195,9 +198,10 @@ class BackendConformance:
         assert not wrong, "\n".join(wrong)
 
     def test_forms(self, lowered: str) -> None:
-        """The fast form of an op gives what its numpy kernel gives, bit for bit, with activations of 8 and of 16 bits."""
+        """The fast form of an op gives what its numpy kernel gives, bit for bit, on 8 and 16 bits and in float16."""
         wrong = []
-        for sample, activations in itertools.product((s for s in SAMPLES if s.op == lowered), ("uint8", "int8", "uint16", "int16")):
+        types = ("uint8", "int8", "uint16", "int16", "float16")
+        for sample, activations in itertools.product((s for s in SAMPLES if s.op == lowered), types):
             graph = sample.graph()
             options = Options(activations=activations, strict=False)
             made = quantize(graph, data=random_feeds(graph, _CALIBRATION), options=options, **self._where)

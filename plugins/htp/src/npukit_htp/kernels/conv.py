@@ -1,4 +1,4 @@
-"""Conv and ConvTranspose: exact integer sums when input and weight have grids, float32 otherwise."""
+"""Conv and ConvTranspose: exact integer sums when input and weight have grids, else float32, or float64 when rounded to float16."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from npukit.backend.kernels import (
     integer_bias,
     integer_weight,
     largest,
+    real_sum_dtype,
     remember,
     sliding_window,
     spatial,
@@ -126,13 +127,15 @@ def _transpose_pads(
 
 
 def _input(x: Value, prepared: _Prepared) -> Array:
-    return x.real() if prepared.scale is None else centered(x, prepared.weight.dtype)
+    return x.real().astype(prepared.weight.dtype, copy=False) if prepared.scale is None else centered(x, prepared.weight.dtype)
 
 
 def _finish(values: Array, prepared: _Prepared) -> Accumulator | Array:
     if prepared.bias is not None:
         values += along_channels(prepared.bias, values.ndim)
-    return values if prepared.scale is None else Accumulator(values, along_channels(prepared.scale, values.ndim))
+    if prepared.scale is None:
+        return values.astype(np.float32, copy=False)
+    return Accumulator(values, along_channels(prepared.scale, values.ndim))
 
 
 def _prepare(call: Call, channel_axis: int) -> _Prepared:
@@ -140,7 +143,9 @@ def _prepare(call: Call, channel_axis: int) -> _Prepared:
     groups = int(call.node.get("group", 1))
     form = integer_weight(w, channel_axis) if x.is_codes else None
     if form is None or x.encoding is None or (channel_axis == 1 and groups > 1 and form.scale.size > 1):
-        real = w.real().astype(np.float32, copy=False)
+        # The few products of a depthwise window are added one after the other, whose order float32 may show.
+        dtype = np.float32 if channel_axis == 0 and w.data.shape[1] == 1 else real_sum_dtype(call)
+        real = w.real().astype(dtype, copy=False)
         return _Prepared(_matrices(real, groups, channel_axis), None if bias is None else bias.real(), None)
     scale = np.asarray(x.encoding.steps * form.scale, np.float32)
     integers = integer_bias(bias, scale)

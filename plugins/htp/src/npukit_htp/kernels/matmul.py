@@ -1,4 +1,4 @@
-"""Matrix products: exact integer sums when both operands have grids, float32 otherwise."""
+"""Matrix products: exact integer sums when both operands have grids, else float32, or float64 when rounded to float16."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from npukit.backend import Accumulator, Call, Kernel, Result, Value
-from npukit.backend.kernels import IntegerWeight, exact_dtype, integer_bias, integer_weight, remember
+from npukit.backend.kernels import IntegerWeight, exact_dtype, integer_bias, integer_weight, real_sum_dtype, remember
 from npukit.encoding import Array
 from npukit.graph import Node
 
@@ -18,7 +18,7 @@ def matmul(call: Call) -> Sequence[Result]:
     left = remember(call, "left", (a,), lambda: _operand(a, -2))
     right = remember(call, "right", (b,), lambda: _operand(b, -1))
     if left is None or right is None:
-        return [np.matmul(a.real(), b.real())]
+        return [np.matmul(_summed(call, 0), _summed(call, 1)).astype(np.float32, copy=False)]
     if left.scale.size > 1:
         left = IntegerWeight(left.values, left.scale[:, None])
     return [_product(left, right, None)]
@@ -81,12 +81,19 @@ def gemm(call: Call) -> Sequence[Result]:
     left = _operand(a, 1 if trans_a else 0)
     right = remember(call, "right", (b,), lambda: _operand(b, 0 if trans_b else 1))
     if left is None or right is None or left.scale.size > 1 or (alpha, beta) != (1.0, 1.0):
-        total = _turn(a.real(), trans_a) @ _turn(b.real(), trans_b)
+        total = _turn(_summed(call, 0), trans_a) @ _turn(_summed(call, 1), trans_b)
         total = total if alpha == 1.0 else total * np.float32(alpha)
-        return [total if c is None else total + c.real() * np.float32(beta)]
+        total = total if c is None else total + c.real() * np.float32(beta)
+        return [total.astype(np.float32, copy=False)]
     left = IntegerWeight(_turn(left.values, trans_a), left.scale)
     right = IntegerWeight(_turn(right.values, trans_b), right.scale)
     return [_product(left, right, c)]
+
+
+def _summed(call: Call, index: int) -> Array:
+    """The real values of an operand in the type in which their products are summed; those of a constant are kept."""
+    value = call.value(index)
+    return remember(call, f"real {index}", (value,), lambda: value.real().astype(real_sum_dtype(call), copy=False))
 
 
 def einsum(call: Call) -> Sequence[Result]:

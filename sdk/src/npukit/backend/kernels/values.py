@@ -34,6 +34,15 @@ def exact_dtype(bound: float) -> npt.DTypeLike:
     return np.float32 if bound <= EXACT_FLOAT32 else np.float64
 
 
+def real_sum_dtype(call: Call) -> npt.DTypeLike:
+    """The float type in which a node sums real values: float64 when it computes in float16, else float32.
+
+    Products of float16 numbers are multiples of 2**-48, so float64 sums of them are exact while the absolute values add up to less
+    than 32. Beyond that they differ by 2**-52 of that with the order of the terms, which rounding to 11 bits hides.
+    """
+    return np.float64 if call.type == "float16" else np.float32
+
+
 def largest(encoding: Encoding) -> int:
     """The largest absolute value of code minus zero point on a per-tensor grid."""
     zero = int(encoding.zeros)
