@@ -88,9 +88,7 @@ class Interpreter(Session):
 
     def _refuse_without_kernel(self) -> None:
         """Raise ConstraintError when there are nodes without a kernel that nobody asked to compute in float."""
-        host = host_nodes(
-            self.program.graph
-        )  # shapes are known when a chip's compiler runs: what computes them is not for the chip
+        host = host_nodes(self.program.graph)  # a compiler knows all shapes: what computes them is not for the chip
         absent = [n for n in self.program.graph.nodes if n.key not in self._kernels and n.name not in host]
         missing = [n for n in absent if self._types[n.name] == "int"]
         if missing:
