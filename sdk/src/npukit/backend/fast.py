@@ -219,12 +219,15 @@ Lowering: TypeAlias = Callable[[FastCall], bool]
 
 
 def lower(program: Program, lowerings: Mapping[str, Lowering], compute: Compute) -> dict[int, Fragment]:
-    """The fragments of all nodes that have a fast form, by the place of the node in the graph; ``compute`` runs a node's kernel."""
+    """The fragments of all nodes that have a fast form, by the place of the node in the graph; ``compute`` runs a node's kernel.
+
+    Nodes with constants that a program does not keep have none: a session of ONNX Runtime would keep them.
+    """
     found = {}
     for index, node in enumerate(program.graph.nodes):
         lowering = lowerings.get(node.key)
         call = FastCall(program, index, compute)
-        if lowering is not None and lowering(call):
+        if lowering is not None and program.payload.deferred.isdisjoint(node.inputs) and lowering(call):
             found[index] = call.fragment()
     return found
 

@@ -37,6 +37,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     from npukit.calibration import open_data
+    from npukit.encoding import has_original_weights
     from npukit.quantization import open_session
 
     if args.profile and (args.output or args.tensors):
@@ -58,6 +59,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
         label = f"{session.program.backend}:{session.program.soc.name}"
         if session.ignores_encodings and session.program.encodings:
             console.note(f"{label} computes in float: the {len(session.program.encodings)} encodings of the model are not used")
+            if not has_original_weights(session.program.graph):
+                console.note("weights are those that the codes in the package stand for")
         if args.profile:
             _profile(session, batches, label, console)
         elif target is None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import attrs
 
-from npukit.encoding import Array, Codes, Encoding, packed_pieces, packed_size, packs
+from npukit.encoding import Array, Codes, Encoding, has_original_weights, packed_pieces, packed_size, packs
 from npukit.errors import NpukitError, PackageError, UsageError
 from npukit.graph import Blob, Graph, Tensor, check_graph, load_split, open_atomic, serialize_split
 from npukit.package.codec import check_encodings, check_fit, dump_json, encodings_from_json, encodings_to_json, parse_json
@@ -48,7 +48,7 @@ class Package:
     @property
     def has_original_weights(self) -> bool:
         """Whether the values of all weights are the floats that were quantized, not what codes stand for."""
-        return not any(isinstance(tensor.stored, Codes) for tensor in self.graph.tensors.values())
+        return has_original_weights(self.graph)
 
 
 def is_package(path: str | os.PathLike[str]) -> bool:
