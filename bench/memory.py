@@ -1,6 +1,6 @@
 """Peak memory of the commands on a model whose weights are far larger than its activations: a stack of decoder layers.
 
-python bench/memory.py            484 million parameters, 1.94 GB of float weights (needs 5 GB of disk and about 5 minutes)
+python bench/memory.py            484 million parameters, 1.94 GB of float weights (needs 3 GB of disk and about 2 minutes)
 python bench/memory.py --small    a sixth of that
 
 Weights are random. Each command runs in a process of its own, whose anonymous memory (RssAnon of /proc/PID/status, Linux only) is
@@ -135,14 +135,15 @@ def measure(size: Size, folder: Path) -> list[tuple[str, float, float, float]]:
     model, package, data = str(write_model(size, folder)), str(folder / "model.dlc"), str(folder / "data")
     commands = {
         "quantize": ["quantize", model, "-o", package, "--backend", "htp", "--weights", "int4", "--data", data],
+        "check (float model)": ["check", model, "--weights", "int4"],
         "check": ["check", package],
-        "info": ["info", package, "-q"],
+        "info": ["info", package],
         "run": ["run", package, "--backend", "htp", "--data", data],
     }
     rows = []
     for name, command in commands.items():
         found, seconds = peak_of(command)
-        rows.append((f"npukit {name}, MB", found, size.bars[name], seconds))
+        rows.append((f"npukit {name}, MB", found, size.bars[name.split()[0]], seconds))
     share = (folder / "model.dlc").stat().st_size / (folder / "model.data").stat().st_size
     return [("package / float model", share, SHARE, 0.0), *rows]
 
