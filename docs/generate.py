@@ -20,6 +20,8 @@ MODULES = (
     "npukit.legalize",
     "npukit.calibration",
     "npukit.backend",
+    "npukit.backend.kernels",
+    "npukit.backend.ort",
     "npukit.encoding",
     "npukit.encoding.formats",
     "npukit.graph",

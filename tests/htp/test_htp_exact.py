@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from npukit.backend import Accumulator, Call, Value
+from npukit.backend.kernels import exact_dtype, integer_weight
 from npukit.encoding import Encoding, quantize
 from npukit.graph import Node, make_graph, serialize
 from npukit_htp.kernels import KERNELS
-from npukit_htp.kernels._values import exact_dtype, integer_weight
 
 
 def accumulate(op: str, values: list[Value | None], **attributes: Any) -> Accumulator:

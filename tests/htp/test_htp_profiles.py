@@ -142,3 +142,19 @@ def test_a_16_bit_output_shows_the_multiplier() -> None:
     old, new = (int(backend.requantize(acc, out, backend.soc(soc))[0]) for soc in ("v68", "v73"))
     assert new == 60000
     assert 5 < abs(old - new) < 30
+
+
+def test_types_name_the_islands() -> None:
+    """From v69 on a change of grid is a float16 node of the program, a Reshape on one grid and a float Reshape are not."""
+    nodes = [Node("Reshape", "r", ("x", "shape"), ("y",)), Node("Relu", "a", ("y",), ("z",))]
+    graph = make_graph(nodes, {"x": ("float32", SHAPE)}, ["z"], {"shape": np.array([64, 4])})
+    backend = HtpBackend()
+    for grids, soc, expected in (
+        ({"x": IN, "y": OUT, "z": OUT}, "v69", "float16"),
+        ({"x": IN, "y": OUT, "z": OUT}, "v68", "int"),
+        ({"x": IN, "y": IN, "z": OUT}, "v79", "int"),
+        ({"y": OUT, "z": OUT}, "v79", "int"),
+    ):
+        types = backend.compile(graph, grids, backend.soc(soc)).types
+        assert types == {"r": expected, "a": "int"}
+    assert backend.types(graph, {}, backend.soc("v79")) == {"r": "float32", "a": "float32"}

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 
-from npukit.backend import Accumulator, Call, Kernel, KernelBackend, OpConstraint, Port, Result, Soc, Value
-from npukit.encoding import Array, spread
-from npukit.graph import Graph, Node, fold_batch_norm, fold_constants, remove_dead_nodes
+from npukit.backend import Accumulator, Call, Kernel, KernelBackend, OpConstraint, Port, Result, Soc
+from npukit.backend.kernels import along_channels, centered, integer_bias, integer_weight, sliding_window
+from npukit.encoding import Array
+from npukit.graph import Graph, fold_batch_norm, fold_constants, remove_dead_nodes
 from npukit.plugins import hookimpl
 
 SHEET = "Toy NPU data sheet, which does not exist"
@@ -55,20 +55,17 @@ def register_backends() -> ToyNpu:
 
 def conv(call: Call) -> Sequence[Result]:
     """An exact integer sum; the backend requantizes it."""
-    (x, x_scale), (w, w_scale) = integers(call.value(0)), integers(call.value(1))
-    taps = windows(x, w.shape[2:], call.node, 0.0)
+    x, w, bias, scale = operands(call)
+    window = sliding_window(call.node, x.shape[2:], w.shape[2:])
     groups = call.node.get("group", 1)
-    taps = taps.reshape(len(x), groups, -1, *taps.shape[2:])
-    total = np.einsum("ngchwij,gocij->ngohw", taps, w.reshape(groups, -1, *w.shape[1:]), optimize=True)
-    total = total.reshape(len(x), len(w), *taps.shape[3:5])
-    scale = x_scale * w_scale.reshape(-1, 1, 1)
-    return [Accumulator(total + bias(call, scale), scale)]
+    columns = window.columns(window.padded(x)).reshape(len(x), groups, w[0].size, -1)
+    total = (w.reshape(groups, -1, w[0].size) @ columns).reshape(len(x), len(w), *window.out)
+    return [Accumulator(total + along_channels(bias, x.ndim), along_channels(scale, x.ndim))]
 
 
 def gemm(call: Call) -> Sequence[Result]:
-    (x, x_scale), (w, w_scale) = integers(call.value(0)), integers(call.value(1))
-    scale = x_scale * w_scale.reshape(-1)
-    return [Accumulator(x @ w.T + bias(call, scale), scale)]
+    x, w, bias, scale = operands(call)
+    return [Accumulator(x @ w.T + bias, scale)]
 
 
 def add(call: Call) -> Sequence[Result]:
@@ -81,7 +78,9 @@ def relu(call: Call) -> Sequence[Result]:
 
 
 def max_pool(call: Call) -> Sequence[Result]:
-    return [windows(call.value(0).real(), call.node.get("kernel_shape"), call.node, -np.inf).max((-2, -1))]
+    x = call.value(0).real()
+    window = sliding_window(call.node, x.shape[2:], call.node.get("kernel_shape"))
+    return [window.columns(window.padded(x, -np.inf)).max(2).reshape(*x.shape[:2], *window.out)]
 
 
 def flatten(call: Call) -> Sequence[Result]:
@@ -89,26 +88,13 @@ def flatten(call: Call) -> Sequence[Result]:
     return [x.reshape(len(x), -1)]
 
 
-def integers(value: Value) -> tuple[Array, Array]:
-    """Codes minus zero point, and the scale; a tensor without a grid stands for itself. float64 holds every sum exactly."""
-    if not value.is_codes or value.encoding is None:
-        return value.real().astype(np.float64), np.ones(1)
-    shape = value.data.shape
-    return value.data - spread(value.encoding.zeros, value.encoding, shape).astype(np.float64), value.encoding.steps
-
-
-def bias(call: Call, scale: Array) -> Array:
-    """The bias in units of ``scale``, in its shape."""
-    given = call.optional(2)
-    if given is None:
-        return np.zeros(())
-    values = given.data if given.is_codes else given.real() / scale.reshape(-1)
-    return values.reshape(-1, *[1] * (scale.ndim - 1))
-
-
-def windows(x: Array, kernel: Sequence[int], node: Node, fill: float) -> Array:
-    """(N, C, H, W) -> (N, C, rows, columns, *kernel), padded with ``fill``."""
-    top, left, bottom, right = node.get("pads", (0, 0, 0, 0))
-    down, across = node.get("strides", (1, 1))
-    padded = np.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right)), constant_values=fill)
-    return sliding_window_view(padded, tuple(kernel), (2, 3))[:, :, ::down, ::across]
+def operands(call: Call) -> tuple[Array, Array, Array, Array]:
+    """Input, weight and bias as integers, and the scale of their sum; tensors without a grid stand for themselves."""
+    x, w, bias = call.value(0), call.value(1), call.optional(2)
+    weight = integer_weight(w, 0)
+    if weight is None or x.encoding is None or x.encoding.is_float:
+        return x.real(), w.real(), np.zeros(1) if bias is None else bias.real(), np.ones(1)
+    scale = x.encoding.steps * weight.scale
+    integers = integer_bias(bias, scale)
+    # float64 holds every sum exactly
+    return centered(x, np.float64), weight.values, np.zeros(1) if integers is None else integers, scale

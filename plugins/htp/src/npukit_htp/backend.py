@@ -23,11 +23,13 @@ from npukit.backend import (
     load_socs,
 )
 from npukit.encoding import Array, Encoding
-from npukit.graph import Graph, fold_batch_norm, fold_constants, remove_dead_nodes
+from npukit.graph import Graph, Node, fold_batch_norm, fold_constants, remove_dead_nodes
 from npukit_htp.arithmetic import arithmetic
 from npukit_htp.cost import estimate
+from npukit_htp.kernels import KERNELS
 from npukit_htp.lower import lowerings_of
-from npukit_htp.profile import kernels_of, profile_of
+from npukit_htp.lower.tables import TABLES
+from npukit_htp.profile import ROUNDED_INPUTS, islands_of, profile_of
 from npukit_htp.requantize import codes_of, narrow, wide
 from npukit_htp.rewrites import fuse_gelu
 
@@ -90,9 +92,18 @@ class HtpBackend(KernelBackend):
         """The schemes and their measured agreement with the vendor's simulator."""
         return arithmetic()
 
+    def types(self, graph: Graph, encodings: Mapping[str, Encoding], soc: Soc) -> Mapping[str, str]:
+        """By the encodings, but for the float islands of the chip's numeric family (``npukit_htp.profile``)."""
+        return {**super().types(graph, encodings, soc), **islands_of(profile_of(soc), graph, encodings)}
+
     def kernels(self, soc: Soc) -> Mapping[str, Kernel]:
-        """The kernels of the chip's numeric family (``npukit_htp.profile``)."""
-        return kernels_of(profile_of(soc))
+        return KERNELS
+
+    def rounded_inputs(self, node: Node) -> int:
+        return ROUNDED_INPUTS.get(node.op, len(node.inputs))
+
+    def float_lowerings(self, soc: Soc) -> Mapping[str, Lowering]:
+        return TABLES
 
     def lowerings(self, soc: Soc) -> Mapping[str, Lowering]:
         return lowerings_of(profile_of(soc).requantize)

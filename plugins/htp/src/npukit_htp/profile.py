@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
 
 import attrs
-import numpy as np
 
-from npukit.backend import Call, Kernel, Result, Soc, Value
-from npukit.encoding import Array
-from npukit_htp.kernels import KERNELS
-from npukit_htp.kernels._values import same_grid
-from npukit_htp.kernels.transform import stft
+from npukit.backend import Soc
+from npukit.backend.kernels import same_grid
+from npukit.encoding import Encoding
+from npukit.graph import Graph, Node
 from npukit_htp.requantize import Scheme, narrow, wide
 
 
@@ -44,24 +42,27 @@ def profile_of(soc: Soc) -> Profile:
     return next(profile for first, profile in _FAMILIES if soc.generation >= first)
 
 
-def _always(call: Call) -> bool:
+_Condition: TypeAlias = Callable[[Node, Mapping[str, Encoding]], bool]
+
+
+def _always(node: Node, encodings: Mapping[str, Encoding]) -> bool:
     return True
 
 
-def _requantizes(call: Call) -> bool:
+def _requantizes(node: Node, encodings: Mapping[str, Encoding]) -> bool:
     """The grid changes on the way, which an op that only moves data cannot do on codes."""
-    return not same_grid(call.value(0).encoding, call.outputs[0])
+    return not same_grid(encodings.get(node.inputs[0]), encodings.get(node.outputs[0]))
 
 
-def _has_activation_bias(call: Call) -> bool:
+def _has_activation_bias(node: Node, encodings: Mapping[str, Encoding]) -> bool:
     """The shift is on a grid of 8 or 16 bits instead of int32."""
-    bias = call.optional(2)
-    return bias is not None and bias.encoding is not None and bias.encoding.bits <= 16
+    bias = encodings.get(node.input(2))
+    return bias is not None and bias.bits <= 16
 
 
 # Ops that the vendor's execution provider takes without their Q/DQ nodes, so that they run in float between a Dequantize and a
 # Quantize (form "float" in the log of onnxruntime-qnn 2.7.0), and when they do.
-FLOAT_ISLANDS: Mapping[str, Callable[[Call], bool]] = {
+FLOAT_ISLANDS: Mapping[str, _Condition] = {
     "Flatten": _requantizes,
     "GroupNormalization": _always,
     "LayerNormalization": _has_activation_bias,
@@ -87,45 +88,16 @@ FLOAT_ISLANDS: Mapping[str, Callable[[Call], bool]] = {
 
 # How many inputs are rounded, where it is not all of them. Regions are positions, which stay float32; the window of STFT is part of
 # its basis. TopK orders the values it was given: rounding keeps their order but makes ties, which would change the indices.
-_DATA_INPUTS: Mapping[str, int] = {"MaxRoiPool": 1, "RoiAlign": 1, "STFT": 1, "TopK": 0}
+ROUNDED_INPUTS: Mapping[str, int] = {"MaxRoiPool": 1, "RoiAlign": 1, "STFT": 1, "TopK": 0}
 
 
-def kernels_of(profile: Profile) -> Mapping[str, Kernel]:
-    """All kernels as the profile computes them."""
-    if profile.float_dtype == "float32":  # the kernels of these ops compute in float32 by themselves
-        return KERNELS
-    return {**KERNELS, **{op: _in_float16(op, when) for op, when in FLOAT_ISLANDS.items()}}
+def islands_of(profile: Profile, graph: Graph, encodings: Mapping[str, Encoding]) -> dict[str, str]:
+    """The nodes that read codes and compute in float, by name, with the type they compute in.
 
-
-# Kernels that have constants of their own to round.
-_HALF_KERNELS: Mapping[str, Kernel] = {"STFT": partial(stft, dtype=np.float16)}
-
-
-def _in_float16(op: str, when: Callable[[Call], bool]) -> Kernel:
-    """The kernel on inputs rounded to float16, its results rounded to float16 before they meet the output grid."""
-    kernel, island = KERNELS[op], _HALF_KERNELS.get(op, KERNELS[op])
-
-    def run(call: Call) -> Sequence[Result]:
-        if not any(v is not None and v.is_codes for v in call.inputs) or not when(call):
-            return kernel(call)
-        data = _DATA_INPUTS.get(call.node.op, len(call.inputs))
-        inputs = tuple(_half(v) if index < data else v for index, v in enumerate(call.inputs))
-        results = island(Call(call.node, inputs, (None,) * len(call.outputs), {}))
-        return [_rounded(result) for result in results]
-
-    return run
-
-
-def _half(value: Value | None) -> Value | None:
-    if value is None or not (value.is_codes or value.data.dtype == np.float32):
-        return value
-    return Value(_to_half(value.real()))
-
-
-def _rounded(result: Result) -> Result:
-    data = result.real() if isinstance(result, Value) else result
-    return _to_half(data) if isinstance(data, np.ndarray) and data.dtype == np.float32 else result
-
-
-def _to_half(values: Array) -> Array:
-    return values.astype(np.float16).astype(np.float32)
+    There are none where float is float32: the kernels of these ops compute in float32 between their grids by themselves.
+    """
+    if profile.float_dtype == "float32":
+        return {}
+    grids = {name for name, encoding in encodings.items() if not encoding.is_float}
+    conditions = [(node, FLOAT_ISLANDS[node.key]) for node in graph.nodes if node.key in FLOAT_ISLANDS]
+    return {n.name: profile.float_dtype for n, when in conditions if not grids.isdisjoint(n.inputs) and when(n, encodings)}

@@ -11,7 +11,7 @@ import attrs
 
 from npukit.backend.constraint import OpConstraint, Problem, Soc
 from npukit.backend.cost import OpCost, count_costs
-from npukit.backend.session import Program, Session
+from npukit.backend.session import Program, Session, stored_type
 from npukit.encoding import Encoding
 from npukit.errors import UsageError, did_you_mean
 from npukit.graph import Graph
@@ -104,6 +104,14 @@ class Backend(abc.ABC):
     def supports(self, op: str, domain: str = "") -> bool:
         """Whether the backend has an implementation of the op; constraints may accept more than is implemented."""
         return True
+
+    def types(self, graph: Graph, encodings: Mapping[str, Encoding], soc: Soc) -> Mapping[str, str]:
+        """What every node of a prepared graph computes in on ``soc``, by its name: "int", "float16" or "float32".
+
+        By default that is what its tensors are stored in: "int" when one of them has an integer grid, else "float16" when one is
+        float16, else "float32". A node with integer tensors that computes in a float type is a float island.
+        """
+        return {node.name: stored_type(node, encodings) for node in graph.nodes}
 
     def ignores_encodings(self, soc: Soc) -> bool:
         """Whether programs for ``soc`` run the float model whatever the encodings."""

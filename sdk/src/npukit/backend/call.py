@@ -25,13 +25,15 @@ class Accumulator:
 class Call:
     """What a kernel gets: the node, its input values (None for an absent one), and the encoding wanted for each output.
 
-    ``memo`` is kept per node between runs: put prepared constants there.
+    ``memo`` is kept per node between runs: put prepared constants there. ``type`` is what the node computes in: "int", "float16" or
+    "float32". A float island gets real values, rounded to its type, and is asked for real values.
     """
 
     node: Node
     inputs: tuple[Value | None, ...]
     outputs: tuple[Encoding | None, ...]
     memo: dict[str, Any]
+    type: str = "int"
 
     def value(self, index: int) -> Value:
         """Input ``index``, which must be present."""

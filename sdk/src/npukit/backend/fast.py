@@ -86,11 +86,13 @@ def _code(code: int, encoding: Encoding) -> Array:
 class FastCall:
     """What a lowering gets: one node, its operands, and the means to write it in ONNX (opset 21 and com.microsoft).
 
+    ``type`` is what the node computes in: "int" in ``KernelBackend.lowerings``, a float type in ``float_lowerings``.
     The results must be those of the numpy kernel, bit for bit.
     """
 
     def __init__(self, program: Program, index: int, compute: Compute) -> None:
         self.node = program.graph.nodes[index]
+        self.type = program.type_of(self.node)
         self._graph, self._index, self._encodings, self._values = program.graph, index, program.encodings, program.payload
         self._compute = compute
         self._nodes: list[tuple[Node, tuple[Operand | str, ...]]] = []
@@ -218,15 +220,16 @@ Lowering: TypeAlias = Callable[[FastCall], bool]
 """Writes a node in ONNX and gives all its outputs; False when this node has no fast form."""
 
 
-def lower(program: Program, lowerings: Mapping[str, Lowering], compute: Compute) -> dict[int, Fragment]:
-    """The fragments of all nodes that have a fast form, by the place of the node in the graph; ``compute`` runs a node's kernel.
+def lower(program: Program, integer: Mapping[str, Lowering], real: Mapping[str, Lowering], compute: Compute) -> dict[int, Fragment]:
+    """The fragments of all nodes that have a fast form, by the place of the node in the graph.
 
+    ``integer`` are the lowerings of nodes that compute in integers, ``real`` those of the others; ``compute`` runs a node's kernel.
     Nodes with constants that a program does not keep have none: a session of ONNX Runtime would keep them.
     """
     found = {}
     for index, node in enumerate(program.graph.nodes):
-        lowering = lowerings.get(node.key)
         call = FastCall(program, index, compute)
+        lowering = (integer if call.type == "int" else real).get(node.key)
         if lowering is not None and program.payload.deferred.isdisjoint(node.inputs) and lowering(call):
             found[index] = call.fragment()
     return found

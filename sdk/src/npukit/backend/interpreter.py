@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import numpy as np
 
-from npukit.backend.call import Accumulator, Call, Result
+from npukit.backend.call import Accumulator, Call, Kernel, Result
 from npukit.backend.constants import Constants, joined, parts_of
-from npukit.backend.fast import Lowering, Segment, lower, stages
+from npukit.backend.constraint import Problem
+from npukit.backend.fast import Segment, lower, stages
 from npukit.backend.recent import Recent
-from npukit.backend.session import Program, Session
+from npukit.backend.session import Program, Session, stored_type
 from npukit.backend.value import Value, value_of
 from npukit.encoding import Array, Encoding
+from npukit.errors import ConstraintError
 from npukit.graph import Graph, Node, evaluate_node
 
 if TYPE_CHECKING:
@@ -44,13 +46,17 @@ class Interpreter(Session):
     Threads share plans and ``_memo``, whose entries are set whole: threads that make the same one at once each use their own.
     """
 
-    def __init__(self, backend: KernelBackend, program: Program, lowerings: Mapping[str, Lowering]) -> None:
+    def __init__(self, backend: KernelBackend, program: Program, *, fast: bool) -> None:
         super().__init__(program)
+        soc, nodes = program.soc, program.graph.nodes
         self._backend = backend
         self._constants: Constants = program.payload
-        self._kernels = backend.kernels(program.soc)
-        self._memo: list[dict[str, Any]] = [{} for _ in program.graph.nodes]
-        self._fast = lower(program, lowerings, self._results)
+        self._kernels = backend.kernels(soc)
+        self._types = {node.name: program.type_of(node) for node in nodes}
+        self._refuse_without_kernel()
+        self._memo: list[dict[str, Any]] = [{} for _ in nodes]
+        forms = (backend.lowerings(soc), backend.float_lowerings(soc)) if fast else ({}, {})
+        self._fast = lower(program, *forms, self._results)
         self._stages = stages(program.graph, self._fast)
         self._plans: Recent[_Plan] = Recent()
         self._plan(program.graph.outputs)  # what ONNX Runtime refuses is refused when the session is opened
@@ -75,11 +81,21 @@ class Interpreter(Session):
         return {name: found[name] for name in tensors}
 
     def metrics(self) -> dict[str, Any]:
-        """How many nodes run in the fast form, in how many segments, and which do not."""
+        """How many nodes run in the fast form, in how many segments, which on numpy kernels, which on the ONNX reference."""
         nodes = self.program.graph.nodes
-        slow = [f"{n.name} ({n.op})" for index, n in enumerate(nodes) if index not in self._fast]
+        slow = [n for index, n in enumerate(nodes) if index not in self._fast]
+        numpy, reference = ([f"{n.name} ({n.op})" for n in slow if (n.key in self._kernels) is has] for has in (True, False))
         segments = sum(stage[0] in self._fast for stage in self._stages)
-        return {"nodes": len(nodes), "fast": len(self._fast), "segments": segments, "numpy": slow}
+        return {"nodes": len(nodes), "fast": len(self._fast), "segments": segments, "numpy": numpy, "reference": reference}
+
+    def _refuse_without_kernel(self) -> None:
+        """Raise ConstraintError when there are nodes without a kernel that nobody asked to compute in float."""
+        missing = [n for n in self.program.graph.nodes if n.key not in self._kernels and self._types[n.name] == "int"]
+        if missing:
+            hint = "--float-fallback computes it in float16"
+            found = [(n, f"node '{n.name}' ({n.key}) has no kernel in backend '{self._backend.name}'") for n in missing]
+            problems = [Problem("error", "no-kernel", n.name, n.op, "", message, hint) for n, message in found]
+            raise ConstraintError(found[0][1], problems=problems, hint=hint, code="no-kernel")
 
     def _close(self) -> None:
         self._plans.clear()
@@ -124,27 +140,56 @@ class Interpreter(Session):
     def _in_parts(self, node: Node, inputs: Sequence[Value | None]) -> list[Value]:
         """The outputs of a node with large constants, of which nothing is kept."""
         wanted = self.program.encodings.get(node.outputs[0])
-        results = [self._results(node, part, {}) for part in parts_of(node, inputs, wanted)]
+        parts = parts_of(node, inputs, wanted) if self._types[node.name] == "int" else [inputs]
+        results = [self._results(node, part, {}) for part in parts]
         return results[0] if len(results) == 1 else [joined([first for first, *_ in results])]
 
     def _results(self, node: Node, inputs: Sequence[Value | None], memo: dict[str, Any]) -> list[Value]:
+        kind, kernel = self._types[node.name], self._kernels.get(node.key, self._reference)
         wanted = tuple(self.program.encodings.get(name) if name else None for name in node.outputs)
-        kernel = self._kernels.get(node.key)
         results: Sequence[Result]
-        if kernel is not None:
-            results = kernel(Call(node, tuple(inputs), wanted, memo))
+        if kind == "int" or kind == stored_type(node, self.program.encodings):
+            results = kernel(Call(node, tuple(inputs), wanted, memo, kind))
         else:
-            results = evaluate_node(node, [None if v is None else v.real() for v in inputs], self.program.graph)
+            results = self._island(kernel, Call(node, tuple(inputs), (None,) * len(wanted), memo, kind))
         return [self._place(result, encoding) for result, encoding in zip(results, wanted, strict=False)]
+
+    def _reference(self, call: Call) -> Sequence[Result]:
+        """A node without a kernel, in float32 by ONNX's own definition."""
+        return evaluate_node(call.node, [None if v is None else v.real() for v in call.inputs], self.program.graph)
+
+    def _island(self, kernel: Kernel, call: Call) -> list[Result]:
+        """A node that computes in another type than its tensors are stored in: its inputs and its results are rounded to it."""
+        count = self._backend.rounded_inputs(call.node)
+        inputs = (*(self._entering(call, index) for index in range(count)), *call.inputs[count:])
+        return [_rounded(_real(result), call.type) for result in kernel(attrs.evolve(call, inputs=inputs))]
+
+    def _entering(self, call: Call, index: int) -> Value | None:
+        """Input ``index`` of a float island; a constant is rounded once."""
+        value = call.optional(index)
+        if value is None or not self.program.graph.tensors[call.node.inputs[index]].is_constant:
+            return value and Value(_rounded(value.real(), call.type))
+        found: Value = call.once(f"island input {index}", lambda: Value(_rounded(value.real(), call.type)))
+        return found
 
     def _place(self, result: Result, encoding: Encoding | None) -> Value:
         if isinstance(result, Value):
             return result
-        if isinstance(result, Accumulator):
-            if encoding is not None and not encoding.is_float:
-                return Value(self._backend.requantize(result, encoding, self.program.soc), encoding)
-            result = (result.values * result.scale).astype(np.float32)
-        return value_of(result, encoding)
+        if isinstance(result, Accumulator) and encoding is not None and not encoding.is_float:
+            return Value(self._backend.requantize(result, encoding, self.program.soc), encoding)
+        return value_of(_real(result), encoding)
+
+
+def _real(result: Result) -> Array:
+    """The real values of what a kernel returned."""
+    if isinstance(result, Accumulator):
+        return np.asarray(result.values * result.scale, np.float32)
+    return result.real() if isinstance(result, Value) else result
+
+
+def _rounded(values: Array, kind: str) -> Array:
+    """Values of float32 rounded to a float type; indices and masks as they are."""
+    return values.astype(np.float16).astype(np.float32) if kind == "float16" and values.dtype == np.float32 else values
 
 
 def _reads(graph: Graph, entry: tuple[int, ...] | int) -> set[str]:

@@ -17,7 +17,7 @@ from npukit.backend.interpreter import Interpreter
 from npukit.backend.ort import is_installed
 from npukit.backend.session import Program, Session
 from npukit.encoding import Array, Encoding, container
-from npukit.graph import Graph
+from npukit.graph import Graph, Node
 
 
 class KernelBackend(Backend):
@@ -27,11 +27,19 @@ class KernelBackend(Backend):
     def kernels(self, soc: Soc) -> Mapping[str, Kernel]:
         """Op type -> kernel on this SoC; the key of an op outside the default domain has the domain in front (``Node.key``).
 
-        An op that is missing is computed in float by the ONNX reference.
+        A node without a kernel is refused, unless ``Program.types`` gives it a float type: then the ONNX reference computes it.
         """
 
+    def rounded_inputs(self, node: Node) -> int:
+        """How many of a node's first inputs are rounded when it is a float island; positions, say, are not. By default all are."""
+        return len(node.inputs)
+
     def lowerings(self, soc: Soc) -> Mapping[str, Lowering]:
-        """Op type -> how to write nodes of it in ONNX, with the results of the kernel bit for bit; by default there are none."""
+        """Op type -> how to write nodes that compute in integers in ONNX, with the results of the kernel bit for bit."""
+        return {}
+
+    def float_lowerings(self, soc: Soc) -> Mapping[str, Lowering]:
+        """The same for nodes that compute in a float type (``FastCall.type``), float islands among them."""
         return {}
 
     def supports(self, op: str, domain: str = "") -> bool:
@@ -52,16 +60,17 @@ class KernelBackend(Backend):
         return codes.astype(container(out))
 
     def compile(self, graph: Graph, encodings: Mapping[str, Encoding], soc: Soc) -> Program:
-        return Program(self.name, soc, graph, dict(encodings), Constants(graph, encodings))
+        types = self.types(graph, encodings, soc)
+        return Program(self.name, soc, graph, dict(encodings), Constants(graph, encodings), types=types)
 
     def open(self, program: Program, kernels: str = "") -> Session:
         """Load a program; ``kernels`` is one of FORMS.
 
         "numpy" runs every node on its kernel, "fast" lowered nodes on ONNX Runtime; by default the fast form is taken when
-        onnxruntime is installed. Both give the same results. Raises PluginError when onnxruntime is needed and not installed.
+        onnxruntime is installed. Both give the same results. Raises PluginError when onnxruntime is needed and not installed,
+        ConstraintError when a node that computes in integers has no kernel.
         """
-        fast = kernels == "fast" or (not kernels and is_installed())
-        return Interpreter(self, program, self.lowerings(program.soc) if fast else {})
+        return Interpreter(self, program, fast=kernels == "fast" or (not kernels and is_installed()))
 
 
 FORMS = ("numpy", "fast")

@@ -13,7 +13,7 @@ import numpy as np
 from npukit.backend.constraint import Soc
 from npukit.encoding import Array, Encoding
 from npukit.errors import DataError, UsageError, did_you_mean
-from npukit.graph import Graph, Tensor
+from npukit.graph import Graph, Node, Tensor
 
 
 @attrs.frozen(eq=False)
@@ -31,6 +31,18 @@ class Program:
     payload: Any = None
     settings: Mapping[str, Any] = attrs.field(factory=dict)
     types: Mapping[str, str] = attrs.field(factory=dict)
+
+    def type_of(self, node: Node) -> str:
+        """What ``node`` computes in."""
+        return self.types.get(node.name) or stored_type(node, self.encodings)
+
+
+def stored_type(node: Node, encodings: Mapping[str, Encoding]) -> str:
+    """What a node's tensors are stored in: "int" when one has an integer grid, else "float16" when one is, else "float32"."""
+    found = [encodings[name] for name in (*node.inputs, *node.outputs) if name in encodings]
+    if not all(e.is_float for e in found):
+        return "int"
+    return "float16" if any(e.dtype == "float16" for e in found) else "float32"
 
 
 @attrs.frozen

@@ -10,10 +10,20 @@ import attrs
 import numpy as np
 
 from npukit.backend import Accumulator, Call, Result, Value
+from npukit.backend.kernels import (
+    Window,
+    along_channels,
+    centered,
+    exact_dtype,
+    integer_bias,
+    integer_weight,
+    largest,
+    remember,
+    sliding_window,
+    spatial,
+)
 from npukit.encoding import Array
 from npukit.graph import Node
-from npukit_htp.kernels._values import centered, exact_dtype, integer_bias, integer_weight, largest, remember
-from npukit_htp.kernels._window import Window, sliding_window, spatial
 
 
 @attrs.frozen(eq=False)
@@ -120,12 +130,9 @@ def _input(x: Value, prepared: _Prepared) -> Array:
 
 
 def _finish(values: Array, prepared: _Prepared) -> Accumulator | Array:
-    shape = (-1,) + (1,) * (values.ndim - 2)
     if prepared.bias is not None:
-        values += prepared.bias.reshape(shape)
-    if prepared.scale is None:
-        return values
-    return Accumulator(values, prepared.scale.reshape(shape) if prepared.scale.size > 1 else prepared.scale.reshape(()))
+        values += along_channels(prepared.bias, values.ndim)
+    return values if prepared.scale is None else Accumulator(values, along_channels(prepared.scale, values.ndim))
 
 
 def _prepare(call: Call, channel_axis: int) -> _Prepared:

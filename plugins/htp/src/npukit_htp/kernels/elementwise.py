@@ -9,8 +9,8 @@ from typing import TypeAlias
 import numpy as np
 
 from npukit.backend import Call, Kernel, Result, Value
+from npukit.backend.kernels import same_grid
 from npukit.encoding import Array
-from npukit_htp.kernels._values import same_grid
 
 _Binary: TypeAlias = Callable[[Array, Array], Array]
 

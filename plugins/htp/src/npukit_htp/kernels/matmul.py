@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from npukit.backend import Accumulator, Call, Kernel, Result, Value
+from npukit.backend.kernels import IntegerWeight, exact_dtype, integer_bias, integer_weight, remember
 from npukit.encoding import Array
 from npukit.graph import Node
-from npukit_htp.kernels._values import IntegerWeight, exact_dtype, integer_bias, integer_weight, remember
 
 
 def matmul(call: Call) -> Sequence[Result]:

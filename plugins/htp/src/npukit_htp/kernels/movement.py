@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from npukit.backend import Call, Kernel, Result, Value
+from npukit.backend.kernels import move, place, requantized, same_grid
 from npukit.encoding import Array
-from npukit_htp.kernels._values import move, place, requantized, same_grid
 
 
 def _ints(value: Value | None) -> list[int] | None:

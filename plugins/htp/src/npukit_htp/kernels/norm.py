@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from npukit.backend import Call, Kernel, Result, Value
+from npukit.backend.kernels import along_channels
 from npukit.encoding import Array, encoding_for_range, fake_quantize
 
 # numpy reduces a last axis of a few elements one short row at a time; as the first axis it is whole arrays at a time.
@@ -45,10 +46,6 @@ def _real(value: Value | None) -> Array | None:
     return None if value is None else value.real()
 
 
-def _channels(values: Array, rank: int) -> Array:
-    return values.reshape(-1, *[1] * (rank - 2))
-
-
 def _scaled(x: Array, scale: Array | None, bias: Array | None) -> Array:
     if scale is not None:
         x = x * scale
@@ -77,7 +74,7 @@ def rms_normalization(call: Call) -> Sequence[Result]:
 def instance_normalization(call: Call) -> Sequence[Result]:
     x = call.value(0).real()
     normal = _standardize(x, tuple(range(2, x.ndim)), float(call.node.get("epsilon", 1e-5)))
-    return [_scaled(normal, _channels(call.value(1).real(), x.ndim), _channels(call.value(2).real(), x.ndim))]
+    return [_scaled(normal, along_channels(call.value(1).real(), x.ndim), along_channels(call.value(2).real(), x.ndim))]
 
 
 def group_normalization(call: Call) -> Sequence[Result]:
@@ -85,7 +82,7 @@ def group_normalization(call: Call) -> Sequence[Result]:
     x, groups = call.value(0).real(), int(call.node.get("num_groups", 1))
     grouped = x.reshape(x.shape[0], groups, -1)
     normal = _standardize(grouped, (2,), float(call.node.get("epsilon", 1e-5))).reshape(x.shape)
-    return [_scaled(normal, _channels(call.value(1).real(), x.ndim), _channels(call.value(2).real(), x.ndim))]
+    return [_scaled(normal, along_channels(call.value(1).real(), x.ndim), along_channels(call.value(2).real(), x.ndim))]
 
 
 def batch_normalization(call: Call) -> Sequence[Result]:
@@ -98,7 +95,7 @@ def batch_normalization(call: Call) -> Sequence[Result]:
     scale, bias, mean, variance = (call.value(i).real().astype(np.float64) for i in range(1, 5))
     factor = scale / np.sqrt(variance + epsilon)
     folded = (_refolded(factor, call.value(1)), _refolded(bias - mean * factor, call.value(2)))
-    return [_scaled(x, *(_channels(v, x.ndim) for v in folded))]
+    return [_scaled(x, *(along_channels(v, x.ndim) for v in folded))]
 
 
 def _refolded(values: Array, given: Value) -> Array:

@@ -9,9 +9,8 @@ import attrs
 import numpy as np
 
 from npukit.backend import Call, Kernel, Result, Value
+from npukit.backend.kernels import Window, centered, half_up, place, same_grid, sliding_window
 from npukit.encoding import Array, Encoding
-from npukit_htp.kernels._values import centered, half_up, place, same_grid
-from npukit_htp.kernels._window import Window, sliding_window
 
 
 def _window(call: Call) -> Window:

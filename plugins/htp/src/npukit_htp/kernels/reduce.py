@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from npukit.backend import Call, Kernel, Result, Value
+from npukit.backend.kernels import place
 from npukit.encoding import Array
-from npukit_htp.kernels._values import place
 from npukit_htp.kernels.pool import mean_over
 
 

@@ -8,9 +8,9 @@ import attrs
 import numpy as np
 
 from npukit.backend import Call, Kernel, Result, Value
+from npukit.backend.kernels import half_up, place, same_grid
 from npukit.encoding import Array
 from npukit.errors import ModelError
-from npukit_htp.kernels._values import half_up, place, same_grid
 
 
 @attrs.frozen(eq=False)

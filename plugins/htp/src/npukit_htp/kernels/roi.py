@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from npukit.backend import Call, Kernel, Result
+from npukit.backend.kernels import place
 from npukit.encoding import Array
 from npukit.errors import ModelError
 from npukit.graph import attribute
-from npukit_htp.kernels._values import place
 
 
 def roi_align(call: Call) -> Sequence[Result]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from npukit.backend import Call, Kernel, Result, Value
 from npukit.encoding import Array
@@ -49,10 +48,10 @@ def _cached(cache: Value, positions: Value | None) -> Array:
     return values[:, :, None]
 
 
-def stft(call: Call, dtype: npt.DTypeLike = np.float32) -> Sequence[Result]:
+def stft(call: Call) -> Sequence[Result]:
     """ONNX STFT of a real signal (N, L, 1) or a complex one (N, L, 2) -> (N, frames, bins, 2).
 
-    A product of the frames with the window times the Fourier basis, which is rounded to ``dtype``.
+    A product of the frames with the window times the Fourier basis, which a float16 STFT rounds too.
     https://onnx.ai/onnx/operators/onnx__STFT.html
     """
     x, step, window = call.value(0).real(), int(call.value(1).data), call.optional(2)
@@ -61,6 +60,7 @@ def stft(call: Call, dtype: npt.DTypeLike = np.float32) -> Sequence[Result]:
     bins = length // 2 + 1 if call.node.get("onesided", 1) else length
     angle = 2 * np.pi * np.outer(np.arange(length), np.arange(bins)) / length
     weight = np.ones(length) if window is None else window.real().astype(np.float64)
+    dtype = np.float16 if call.type == "float16" else np.float32
     cos, sin = (np.asarray(weight[:, None] * f(angle), dtype).astype(np.float32) for f in (np.cos, np.sin))
     frames = np.lib.stride_tricks.sliding_window_view(x, length, 1)[:, ::step]
     real: Array = frames[:, :, 0] @ cos

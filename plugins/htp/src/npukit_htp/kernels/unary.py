@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from npukit.backend import Call, Kernel, Result, Value
+from npukit.backend.kernels import ArrayFunction, same_grid, tabulate
 from npukit.encoding import Array
 from npukit.graph import Node
-from npukit_htp.kernels._values import ArrayFunction, same_grid, tabulate
 
 
 def _sigmoid(x: Array) -> Array:

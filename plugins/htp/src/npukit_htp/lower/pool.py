@@ -8,9 +8,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from npukit.backend import FastCall, Lowering
+from npukit.backend.kernels import EXACT_FLOAT32, largest, sliding_window
 from npukit.encoding import Array, Encoding
-from npukit_htp.kernels._values import EXACT_FLOAT32, largest
-from npukit_htp.kernels._window import sliding_window
 from npukit_htp.lower.movement import narrow
 
 _FLOAT, _DOUBLE = 1, 11  # TensorProto

@@ -18,9 +18,8 @@ import attrs
 import numpy as np
 
 from npukit.backend import FastCall, Lowering, Operand
+from npukit.backend.kernels import EXACT_FLOAT32, IntegerWeight, integer_bias, integer_weight, largest, sliding_window
 from npukit.encoding import Array, Encoding
-from npukit_htp.kernels._values import EXACT_FLOAT32, IntegerWeight, integer_bias, integer_weight, largest
-from npukit_htp.kernels._window import sliding_window
 from npukit_htp.requantize import Requantization, Scheme
 
 _INT32 = 2**31

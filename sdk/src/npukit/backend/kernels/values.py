@@ -1,4 +1,4 @@
-"""What all kernels share: integer forms of values, exact accumulation, grids that stay, table lookup."""
+"""Values in the forms that kernels compute with: integers, exact sums, grids that stay, tables."""
 
 from __future__ import annotations
 
@@ -9,21 +9,25 @@ import attrs
 import numpy as np
 import numpy.typing as npt
 
-from npukit.backend import Call, Result, Value
-from npukit.encoding import Array, Encoding, container, dequantize, quantize
+from npukit.backend.call import Call, Result
+from npukit.backend.value import Value
+from npukit.encoding import Array, Encoding, container, dequantize, quantize, spread
 
 T = TypeVar("T")
 ArrayFunction: TypeAlias = Callable[[Array], Array]
 
 EXACT_FLOAT32 = 1 << 24
+"""All integers up to here are float32 numbers (IEEE 754 binary32)."""
 EXACT_FLOAT64 = 1 << 53
+"""All integers up to here are float64 numbers (IEEE 754 binary64)."""
 
 
 def exact_dtype(bound: float) -> npt.DTypeLike:
     """The fastest float type in which sums of integers are exact when the absolute values of all terms add up to ``bound``.
 
     Every partial sum, in any order, with or without fused multiply-add, is then an integer of at most ``bound``, and float32
-    holds all integers up to 2**24, float64 up to 2**53. So the result does not depend on how BLAS splits the sum.
+    holds all integers up to 2**24, float64 up to 2**53. So the result does not depend on how BLAS splits the sum. Raises ValueError
+    above 2**53.
     """
     if bound > EXACT_FLOAT64:
         raise ValueError(f"integer sums up to {bound:.3g} are exact in no float type")
@@ -37,16 +41,25 @@ def largest(encoding: Encoding) -> int:
 
 
 def centered(value: Value, dtype: npt.DTypeLike = np.float32) -> Array:
-    """Codes minus zero point of a per-tensor grid, in a float type; exact for up to 16 bits."""
+    """Codes minus zero points, in the shape of the value and a float type; float32 is exact for codes of up to 16 bits.
+
+    The value has an integer grid, of any granularity.
+    """
     assert value.encoding is not None
+    zeros = spread(value.encoding.zeros, value.encoding, value.data.shape)
     out = np.empty(value.data.shape, dtype)
-    np.subtract(value.data, np.asarray(value.encoding.zeros, dtype), out=out)
+    np.subtract(value.data, zeros.astype(dtype), out=out)
     return out
+
+
+def along_channels(values: Array, rank: int) -> Array:
+    """Values per channel, (C,), or one for all, () or (1,), in a form that broadcasts with (N, C, ...) of ``rank`` axes."""
+    return values.reshape(-1, *[1] * (rank - 2)) if values.size > 1 else values.reshape(())
 
 
 @attrs.frozen(eq=False)
 class IntegerWeight:
-    """An operand as integers in float32 and a float32 scale: () or one per output channel (C,)."""
+    """An operand as integers in float32, in its own shape, and a float32 scale: () or one per output channel (C,)."""
 
     values: Array
     scale: Array
@@ -69,8 +82,7 @@ def integer_weight(value: Value, channel_axis: int) -> IntegerWeight | None:
         return _lpbq_weight(value.data, encoding, channel_axis)
     if encoding.axis is None or encoding.axis % rank != channel_axis:
         return None
-    zeros = encoding.zeros.reshape([-1 if a == channel_axis else 1 for a in range(rank)])
-    return IntegerWeight((value.data - zeros).astype(np.float32), encoding.steps)
+    return IntegerWeight(centered(value), encoding.steps)
 
 
 def _lpbq_weight(codes: Array, encoding: Encoding, channel_axis: int) -> IntegerWeight | None:
@@ -82,13 +94,13 @@ def _lpbq_weight(codes: Array, encoding: Encoding, channel_axis: int) -> Integer
     per_channel = channel.reshape(-1).astype(np.float32)
     if axis == channel_axis or per_channel.size != codes.shape[channel_axis]:
         return None
-    spread = np.arange(codes.shape[axis]) // size
-    values = (codes - encoding.zeros.take(spread, axis)) * block_scale.take(spread, axis)
+    block_of = np.arange(codes.shape[axis]) // size
+    values = (codes - encoding.zeros.take(block_of, axis)) * block_scale.take(block_of, axis)
     return IntegerWeight(values.astype(np.float32), per_channel)
 
 
 def integer_bias(bias: Value | None, scale: Array) -> Array | None:
-    """A bias as integers at ``scale`` (float64): its own codes when they are on that grid, else rounded to it.
+    """A bias (C,) as integers in float64 at ``scale``, () or (C,): its own codes when they are on that grid, else rounded to it.
 
     Rounding a bias that arrives in another form is what onnxruntime-qnn and ExecuTorch do: the hardware adds int32.
     """
@@ -106,12 +118,12 @@ def same_grid(a: Encoding | None, b: Encoding | None) -> bool:
 
 
 def move(call: Call, function: ArrayFunction, index: int = 0) -> list[Result]:
-    """Apply a function that only moves elements: on the codes when the grid stays, else on the real values."""
+    """Every output of an op that only moves elements of input ``index``: on the codes when the grid stays, else on real values."""
     return [place(call.value(index), function, out) for out in call.outputs]
 
 
 def place(value: Value, function: ArrayFunction, out: Encoding | None) -> Result:
-    """One output of an op that moves elements of ``value``."""
+    """One output of an op that moves elements of ``value``: codes when it has the grid of ``out``, else real values."""
     if same_grid(value.encoding, out) and (out is None or out.axis is None):
         return Value(function(value.data), out)
     return function(value.real())
@@ -120,8 +132,8 @@ def place(value: Value, function: ArrayFunction, out: Encoding | None) -> Result
 def tabulate(call: Call, function: ArrayFunction) -> list[Result]:
     """A function of one value: the correctly rounded real result, looked up by code.
 
-    The table is made in float64 over all codes, then rounded to float32 and to the output grid. Values
-    without codes are computed in float32.
+    The table is made in float64 over all codes, then rounded to float32 and to the output grid; it is kept in the call's memo.
+    Values without codes are computed in float32.
     """
     value, out = call.value(0), call.outputs[0]
     encoding = value.encoding

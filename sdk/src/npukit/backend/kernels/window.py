@@ -64,7 +64,11 @@ def spatial(slices: Iterable[slice]) -> tuple[slice, ...]:
 
 
 def sliding_window(node: Node, shape: tuple[int, ...], kernel: tuple[int, ...]) -> Window:
-    """The window of a Conv or pooling node (auto_pad, pads, strides, dilations, ceil_mode of the ONNX operators)."""
+    """The window of a Conv or pooling node over the spatial axes of size ``shape``, for a kernel of size ``kernel``.
+
+    It has auto_pad, pads, strides, dilations and ceil_mode as ONNX defines them:
+    https://onnx.ai/onnx/operators/onnx__Conv.html, https://onnx.ai/onnx/operators/onnx__MaxPool.html
+    """
     rank = len(shape)
     strides = tuple(node.get("strides", (1,) * rank))
     dilations = tuple(node.get("dilations", (1,) * rank))

@@ -1,0 +1,45 @@
+"""Tools for kernels: integer forms of values, exact sums, grids that stay, tables of functions, sliding windows."""
+
+from npukit.backend.kernels.values import (
+    EXACT_FLOAT32,
+    EXACT_FLOAT64,
+    ArrayFunction,
+    IntegerWeight,
+    along_channels,
+    centered,
+    exact_dtype,
+    half_up,
+    integer_bias,
+    integer_weight,
+    largest,
+    move,
+    place,
+    remember,
+    requantized,
+    same_grid,
+    tabulate,
+)
+from npukit.backend.kernels.window import Window, sliding_window, spatial
+
+__all__ = [
+    "EXACT_FLOAT32",
+    "EXACT_FLOAT64",
+    "ArrayFunction",
+    "IntegerWeight",
+    "Window",
+    "along_channels",
+    "centered",
+    "exact_dtype",
+    "half_up",
+    "integer_bias",
+    "integer_weight",
+    "largest",
+    "move",
+    "place",
+    "remember",
+    "requantized",
+    "same_grid",
+    "sliding_window",
+    "spatial",
+    "tabulate",
+]
