@@ -226,7 +226,7 @@ class TakesRareOps(Toy):
         free = tuple(OpConstraint(op, (Port(),), (Port(),), source="sheet") for op in ("Det", "Hardmax"))
         return (*super().constraints(), *(free if self.asked else ()))
 
-    def supports(self, op: str, domain: str = "") -> bool:
+    def supports(self, op: str, domain: str = "", soc: Soc | None = None) -> bool:
         return op in ("Det", "Hardmax") if self.asked else super().supports(op, domain)
 
     def prepare(self, graph: Graph) -> Graph:

@@ -15,7 +15,7 @@ from npukit.backend.constants import Constants, parts_of
 from npukit.backend.value import Value
 from npukit.encoding import Array, Encoding, encoding_for_weights
 from npukit.graph import Graph, Node, make_graph
-from npukit.quantization import Options, Quantized, open_session
+from npukit.quantization import Options, Quantized, Request, open_session
 from npukit.testing import random_feeds
 
 SIZES = {"a": (48, 40), "b": (32, 40), "c": (32, 24), "d": (24, 24), "e": (24, 24), "k": (6, 1, 3, 3), "t": (5, 24)}
@@ -52,11 +52,11 @@ def quantized(graph: Graph, weights: str, activations: str = "uint8") -> Quantiz
         assert data is not None
         overrides["d"] = encoding_for_weights(data, "int4", granularity="lpbq", axis=0, block_size=8)
     options = Options(weights=weights, activations=activations, strict=False, float_fallback=True)
-    return nk.quantize(graph, backend="htp", data=random_feeds(graph, 0), options=options, overrides=overrides)
+    return nk.quantize(Request(graph, overrides=overrides), "htp", data=random_feeds(graph, 0), options=options)
 
 
 def outcome(source: Any, feeds: dict[str, Array], kernels: str) -> dict[str, Array]:
-    with open_session(source, backend="htp", kernels=kernels) as session:
+    with open_session(source, "htp", kernels=kernels, strict=False, float_fallback=True) as session:
         names = [t for t in session.program.graph.tensors if t != "x"]
         first = session.run(feeds, names)
         again = session.run(feeds, names)
@@ -98,7 +98,7 @@ def test_deferred(graph: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert found["a"].data is not found["a"].data
     assert found["c"].data is found["c"].data
     assert found.get("x") is None
-    with open_session(made, backend="htp", kernels="fast") as session:
+    with open_session(made, "htp", kernels="fast", strict=False, float_fallback=True) as session:
         slow = session.metrics()["numpy"]
     assert {"1 (MatMul)", "2 (Gemm)"} <= set(slow)
     assert "4 (Gemm)" not in slow

@@ -304,7 +304,7 @@ def test_fuzz(saved: Path) -> None:
     assert refused > 200
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     member=st.sampled_from(["model.onnx", "encodings.json", "manifest.json"]),
     edits=st.lists(st.tuples(st.integers(0, 1 << 16), st.integers(0, 255)), min_size=1, max_size=5),

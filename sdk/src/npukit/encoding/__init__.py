@@ -1,6 +1,8 @@
 """Encodings: quantization grids and float types, the arithmetic on them, and which tensors share one."""
 
 from npukit.encoding.arithmetic import (
+    MIN_RANGE,
+    GridForm,
     container,
     dequantize,
     encoding_for_range,
@@ -18,11 +20,13 @@ __all__ = [
     "FLOAT_BITS",
     "GRID_PRESERVING",
     "INT_BITS",
+    "MIN_RANGE",
     "Array",
     "Codes",
     "Conflict",
     "Encoding",
     "Fixed",
+    "GridForm",
     "Group",
     "Shared",
     "Solution",

@@ -2,10 +2,11 @@
 
 from npukit.graph.evaluate import attribute, evaluate_node
 from npukit.graph.files import open_atomic, source_hash, write_atomic
+from npukit.graph.indices import host_nodes
 from npukit.graph.infer import CANONICAL_OPSET, check_graph, infer_shapes, make_graph
 from npukit.graph.macs import count_macs, mac_operands, sample_shape
 from npukit.graph.model import FLOAT_DTYPES, Array, Graph, Node, Shape, Stored, Tensor, row_ranges
-from npukit.graph.passes import fold_batch_norm, fold_constants, remove_dead_nodes, subgraph
+from npukit.graph.passes import bind, fold_batch_norm, fold_constants, remove_dead_nodes, subgraph
 from npukit.graph.protobuf import numpy_type
 from npukit.graph.read import load, load_split
 from npukit.graph.write import Blob, Place, save, serialize, serialize_beside, serialize_split
@@ -22,11 +23,13 @@ __all__ = [
     "Stored",
     "Tensor",
     "attribute",
+    "bind",
     "check_graph",
     "count_macs",
     "evaluate_node",
     "fold_batch_norm",
     "fold_constants",
+    "host_nodes",
     "infer_shapes",
     "load",
     "load_split",

@@ -180,7 +180,14 @@ class Graph:
         """A copy in which the given tensors are added or replaced."""
         return self.evolve(tensors={**self.tensors, **{t.name: t for t in tensors}})
 
+    @cached_property
+    def index_tensors(self) -> frozenset[str]:
+        """The float tensors that only feed shapes, indices or bounds; they are never quantized."""
+        from npukit.graph.indices import index_tensors
+
+        return index_tensors(self)
+
     def float_activations(self) -> tuple[str, ...]:
-        """Names of the non-constant float tensors, graph inputs first, then in node order."""
+        """Names of the non-constant float tensors that hold data, graph inputs first, then in node order."""
         names = [*self.inputs, *(n for node in self.nodes for n in node.outputs if n)]
-        return tuple(n for n in names if self.tensor(n).is_float)
+        return tuple(n for n in names if self.tensor(n).is_float and n not in self.index_tensors)

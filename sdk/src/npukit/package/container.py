@@ -1,8 +1,8 @@
 """Reading and writing .dlc files.
 
-A .dlc is a zip of four members: manifest.json, encodings.json, model.onnx and weights.bin (the large constants of the model, and
-all that are stored as codes). Nothing is compressed: the weights can be memory-mapped in place, equal packages give equal bytes
-whatever the zlib, and a member can never unpack to more than the file holds.
+A .dlc is a zip of five members: manifest.json, encodings.json, contract.json, model.onnx and weights.bin (the large constants of
+the model, and all that are stored as codes). Nothing is compressed: the weights can be memory-mapped in place, equal packages give
+equal bytes whatever the zlib, and a member can never unpack to more than the file holds.
 """
 
 from __future__ import annotations
@@ -16,15 +16,17 @@ from pathlib import Path
 
 import attrs
 
+from npukit.backend import Edge
 from npukit.encoding import Array, Codes, Encoding, has_original_weights, packed_pieces, packed_size, packs
 from npukit.errors import NpukitError, PackageError, UsageError
 from npukit.graph import Blob, Graph, Tensor, check_graph, load_split, open_atomic, serialize_split
 from npukit.package.codec import check_encodings, check_fit, dump_json, encodings_from_json, encodings_to_json, parse_json
+from npukit.package.contract import NO_CONTRACT, contract_from_json, contract_to_json
 from npukit.package.manifest import FORMAT_VERSION, Manifest, manifest_from_json, manifest_to_json
 
-MANIFEST, ENCODINGS, MODEL, WEIGHTS = "manifest.json", "encodings.json", "model.onnx", "weights.bin"
+MANIFEST, ENCODINGS, CONTRACT, MODEL, WEIGHTS = "manifest.json", "encodings.json", "contract.json", "model.onnx", "weights.bin"
 # The most bytes a member may have: JSON grows about tenfold in memory, protobuf ends at 2 GB.
-_LIMITS: Mapping[str, float] = {MANIFEST: 16 << 20, ENCODINGS: 256 << 20, MODEL: 2 << 30, WEIGHTS: float("inf")}
+_LIMITS: Mapping[str, float] = {MANIFEST: 16 << 20, ENCODINGS: 256 << 20, CONTRACT: 64 << 20, MODEL: 2 << 30, WEIGHTS: float("inf")}
 # What zipfile and numpy raise on bytes that are not what they should be.
 _DAMAGE = (zipfile.BadZipFile, struct.error, ArithmeticError, EOFError, LookupError, RuntimeError, TypeError, ValueError)
 _EPOCH = (1980, 1, 1, 0, 0, 0)
@@ -39,11 +41,16 @@ class Package:
     """A prepared graph, the encodings of its tensors, and the manifest.
 
     A package that was read may hold weights as the codes of their encodings: their values are then those that the codes stand for.
+    ``types`` is what each node computes in ("int", "float16", "float32"), by name; ``edges`` is what callers hand over and get at
+    graph inputs and outputs; ``bindings`` are the sizes of its symbols that a symbolic graph is to run with.
     """
 
     manifest: Manifest
     graph: Graph
     encodings: Mapping[str, Encoding]
+    types: Mapping[str, str] = attrs.field(factory=dict)
+    edges: Mapping[str, Edge] = attrs.field(factory=dict)
+    bindings: tuple[Mapping[str, int], ...] = ()
 
     @property
     def has_original_weights(self) -> bool:
@@ -75,7 +82,14 @@ def write_package(package: Package, path: str | os.PathLike[str], *, keep_float:
     encodings = encodings_to_json(package.encodings, package.graph)
     manifest = manifest_to_json(attrs.evolve(package.manifest, format_version=FORMAT_VERSION), package.graph.origin_names)
     model, weights = serialize_split(package.graph, WEIGHTS, _packed(package, keep_float))
-    members = {MANIFEST: [dump_json(manifest)], ENCODINGS: [dump_json(encodings)], MODEL: [model], WEIGHTS: weights}
+    contract = dump_json(contract_to_json(package.types, package.edges, package.bindings))
+    members = {
+        MANIFEST: [dump_json(manifest)],
+        ENCODINGS: [dump_json(encodings)],
+        CONTRACT: [contract],
+        MODEL: [model],
+        WEIGHTS: weights,
+    }
     with open_atomic(Path(path)) as file, zipfile.ZipFile(file, "w") as archive:
         for name, pieces in members.items():
             _add(archive, name, pieces, file.tell())
@@ -130,6 +144,9 @@ def _read(target: Path) -> Package:
         members = _check_members(archive, target.stat().st_size)
         manifest, origins = manifest_from_json(parse_json(MANIFEST, archive.read(MANIFEST)))
         encodings = encodings_from_json(parse_json(ENCODINGS, archive.read(ENCODINGS)))
+        if CONTRACT not in members and manifest.format_version > 1:
+            raise PackageError(f"it is incomplete: {CONTRACT} is missing")
+        contract = parse_json(CONTRACT, archive.read(CONTRACT)) if CONTRACT in members else NO_CONTRACT
         model = archive.read(MODEL)
         with archive.open(WEIGHTS) as weights:  # to its end: that is where zipfile compares the checksum
             while weights.read(_CHUNK):
@@ -139,7 +156,7 @@ def _read(target: Path) -> Package:
     _check_text(graph)
     check_graph(graph)
     check_encodings(encodings, graph)
-    return Package(manifest, graph.evolve(origin_names=origins), encodings)
+    return Package(manifest, graph.evolve(origin_names=origins), encodings, *contract_from_json(contract, graph))
 
 
 def _unpack(encodings: Mapping[str, Encoding], tensor: Tensor, form: str, packed: Array) -> Codes:
@@ -156,7 +173,7 @@ def _unpack(encodings: Mapping[str, Encoding], tensor: Tensor, form: str, packed
 
 
 def _check_members(archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.ZipInfo]:
-    """The members by name. Raises PackageError unless they are the four, each once, plainly stored, and fit into the file."""
+    """The members by name. Raises PackageError unless they are the five, each once, plainly stored, and fit into the file."""
     found: dict[str, zipfile.ZipInfo] = {}
     for info in archive.infolist():
         name = info.filename
@@ -169,7 +186,7 @@ def _check_members(archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.Zip
         if info.file_size > _LIMITS[name]:
             raise PackageError(f"'{name}' has {info.file_size} bytes, at most {_LIMITS[name]} are read")
         found[name] = info
-    missing = [name for name in _LIMITS if name not in found]
+    missing = [name for name in _LIMITS if name not in found and name != CONTRACT]
     if missing:
         raise PackageError(f"it is incomplete: {', '.join(missing)} is missing")
     if sum(info.file_size for info in found.values()) > size:
