@@ -1,7 +1,7 @@
 """Peak memory of the commands on a model whose weights are far larger than its activations: a stack of decoder layers.
 
-python bench/memory.py            484 million parameters, 1.94 GB of float weights (needs 5 GB of disk and about 5 minutes)
-python bench/memory.py --small    a tenth of that
+python bench/memory.py            484 million parameters, 1.94 GB of float weights (needs 3 GB of disk and about 2 minutes)
+python bench/memory.py --small    a sixth of that
 
 Weights are random. Each command runs in a process of its own, whose anonymous memory (RssAnon of /proc/PID/status, Linux only) is
 sampled every 5 ms: pages of a mapped file, which the system drops when it needs the room, do not count.
@@ -39,9 +39,9 @@ class Size:
         return found | {"head": (self.hidden, self.words)}
 
 
-# Of the memory, about 120 MB are Python, numpy, onnx and ONNX Runtime themselves.
+# Of the memory, about 45 MB are Python, numpy and onnx themselves.
 FULL = Size(8, 2048, 5632, 35328, {"quantize": 800, "check": 300, "info": 300, "run": 1500})
-SMALL = Size(8, 640, 1792, 11008, {"quantize": 300, "check": 200, "info": 200, "run": 400})
+SMALL = Size(8, 832, 2304, 14336, {"quantize": 200, "check": 100, "info": 100, "run": 300})
 SHARE = 0.15
 
 
@@ -135,21 +135,22 @@ def measure(size: Size, folder: Path) -> list[tuple[str, float, float, float]]:
     model, package, data = str(write_model(size, folder)), str(folder / "model.dlc"), str(folder / "data")
     commands = {
         "quantize": ["quantize", model, "-o", package, "--backend", "htp", "--weights", "int4", "--data", data],
+        "check (float model)": ["check", model, "--weights", "int4"],
         "check": ["check", package],
-        "info": ["info", package, "-q"],
+        "info": ["info", package],
         "run": ["run", package, "--backend", "htp", "--data", data],
     }
     rows = []
     for name, command in commands.items():
         found, seconds = peak_of(command)
-        rows.append((f"npukit {name}, MB", found, size.bars[name], seconds))
+        rows.append((f"npukit {name}, MB", found, size.bars[name.split()[0]], seconds))
     share = (folder / "model.dlc").stat().st_size / (folder / "model.data").stat().st_size
     return [("package / float model", share, SHARE, 0.0), *rows]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Peak anonymous memory of the commands on a stack of decoder layers.")
-    parser.add_argument("--small", action="store_true", help="a tenth of the parameters, with bars of its own")
+    parser.add_argument("--small", action="store_true", help="a sixth of the parameters, with bars of its own")
     parser.add_argument("--folder", type=Path, help="where the files go for the time of the run (default: the temporary folder)")
     args = parser.parse_args()
     from npukit.report import table

@@ -144,3 +144,25 @@ def test_soc_file(cli: Any, model: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("- {name: MYCHIP, arch: v68}\n")
     done = cli("check", model, "--backend", "htp:mychip", "--soc-file", "mine.yaml", check=0)
     assert "htp:MYCHIP" in done.stdout
+
+
+def test_keep_float(cli: Any, package: Path, model: Path, data: Path, tmp_path: Path) -> None:
+    """A package holds codes, or with --keep-float the weights they were made of; both give the same results, bit for bit."""
+    cli("quantize", model, "--backend", "htp", "--data", data, "--keep-float", "-o", "whole.dlc", check=0)
+    cli("convert", package, "-o", "codes.dlc", check=0)
+    cli("convert", "whole.dlc", "--keep-float", "-o", "again.dlc", check=0)
+    found = {name: read_package(tmp_path / f"{name}.dlc") for name in ("model", "whole", "codes", "again")}
+    assert {name: p.has_original_weights for name, p in found.items()} == {
+        "model": False,
+        "whole": True,
+        "codes": False,
+        "again": True,
+    }
+    for name in found:
+        cli("run", f"{name}.dlc", "--backend", "htp", "--data", data, "--limit", "1", "-o", name, check=0)
+    files = [file.relative_to(tmp_path / "model") for file in (tmp_path / "model").glob("Result_0/*.npy")]
+    assert files
+    for name in found:
+        assert all((tmp_path / name / file).read_bytes() == (tmp_path / "model" / file).read_bytes() for file in files)
+    shown = cli("run", package, "--backend", "cpu", "--data", data, "--limit", "1", check=0)
+    assert "weights are those that the codes in the package stand for" in shown.stderr

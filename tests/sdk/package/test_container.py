@@ -20,6 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from npukit.encoding import Codes, Encoding, codes_of, dequantize, encoding_for_range, encoding_for_weights, quantize
+from npukit.encoding.formats import insert_qdq
 from npukit.errors import NpukitError, PackageError, UsageError
 from npukit.graph import Graph, Node, Tensor, make_graph, numpy_type
 from npukit.package import Manifest, Package, describe, diff_packages, read_package, write_package
@@ -427,3 +428,17 @@ def test_streams(tmp_path: Path) -> None:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < values.nbytes
+
+
+def test_codes_leave_as_they_came(package: Package, saved: Path) -> None:
+    """Q/DQ models and descriptions are those of the model before it was saved, and only the floats differ."""
+    read = read_package(saved)
+    first, second = (insert_qdq(p.graph, p.encodings) for p in (package, read))
+    assert [attrs.asdict(n) for n in first.nodes] == [attrs.asdict(n) for n in second.nodes]
+    assert set(first.tensors) == set(second.tensors)
+    for name, tensor in first.tensors.items():
+        assert (tensor.dtype, tensor.shape) == (second.tensors[name].dtype, second.tensors[name].shape)
+        assert tensor.data is None or np.array_equal(tensor.data, second.tensors[name].data)
+    assert info_text(describe(package.graph, package.encodings)) == info_text(describe(read.graph, read.encodings))
+    assert [(d.kind, d.name) for d in diff_packages(package, read)] == [("weight", "w")]
+    assert diff_packages(read, read_package(saved)) == ()

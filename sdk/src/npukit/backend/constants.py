@@ -68,27 +68,21 @@ def parts_of(node: Node, inputs: Sequence[Value | None], wanted: Encoding | None
     step = max(1, _PART * channels // weight.data.size)
     for start in range(0, channels, step):
         part = slice(start, min(start + step, channels))
-        bias = [_part(v, 0, part) if v is not None and v.data.size == channels else v for v in inputs[2:]]
+        bias = [v if v is None or v.data.shape != (channels,) else _part(v, 0, part) for v in inputs[2:]]
         yield (inputs[0], _part(weight, axis, part), *bias)
 
 
 def joined(parts: Sequence[Value]) -> Value:
     """The values of some output channels each, as one."""
-    return attrs.evolve(parts[0], data=np.concatenate([part.data for part in parts], axis=-1)) if len(parts) > 1 else parts[0]
+    return attrs.evolve(parts[0], data=np.concatenate([part.data for part in parts], axis=-1))
 
 
 def _channel_axis(node: Node, inputs: Sequence[Value | None], wanted: Encoding | None) -> int | None:
     """The axis of the weight's output channels when a node is an integer product of an activation and a large matrix, else None."""
     if node.domain or node.op not in ("MatMul", "Gemm") or (wanted is not None and wanted.axis is not None):
         return None
-    x, w = inputs[0], inputs[1]
-    if (
-        x is None
-        or w is None
-        or w.data.ndim != 2
-        or w.data.size <= _PART
-        or any(v is not None and v.data.ndim > 1 for v in inputs[2:])
-    ):
+    x, w, bias = (*inputs, None)[:3]
+    if x is None or w is None or w.data.ndim != 2 or w.data.size <= _PART or (bias is not None and bias.data.ndim > 1):
         return None
     if (node.get("alpha", 1.0), node.get("beta", 1.0)) != (1.0, 1.0):
         return None

@@ -9,6 +9,7 @@ import attrs
 import numpy as np
 
 from npukit.backend.call import Accumulator, Call, Kernel, Result
+from npukit.backend.constants import Constants, joined, parts_of
 from npukit.backend.constraint import Problem
 from npukit.backend.fast import Segment, lower, stages
 from npukit.backend.recent import Recent
@@ -49,6 +50,7 @@ class Interpreter(Session):
         super().__init__(program)
         soc, nodes = program.soc, program.graph.nodes
         self._backend = backend
+        self._constants: Constants = program.payload
         self._kernels = backend.kernels(soc)
         self._types = {node.name: program.type_of(node) for node in nodes}
         self._refuse_without_kernel()
@@ -62,9 +64,10 @@ class Interpreter(Session):
     def _run(self, feeds: Mapping[str, Array], tensors: Sequence[str]) -> dict[str, Array]:
         plan = self._plan(tensors)
         encodings = self.program.encodings
-        values: dict[str, Value] = dict(self.program.payload)
+        values: dict[str, Value] = dict(self._constants.kept)
         values |= {name: value_of(np.asarray(feeds[name]), encodings.get(name)) for name in plan.inputs}
         found = {name: values[name].real() for name in tensors if name in values}
+        found |= {name: self._constants[name].real() for name in tensors if name in self._constants.deferred}
         for step in plan.steps:
             if isinstance(step.run, Segment):
                 made, shown = step.run.run(values, feeds)
@@ -130,10 +133,19 @@ class Interpreter(Session):
     def _compute(self, index: int, values: Mapping[str, Value]) -> dict[str, Value]:
         """The outputs of a node, computed by its kernel."""
         node = self.program.graph.nodes[index]
+        deferred = self._constants.deferred.intersection(node.inputs)
+        inputs = [(self._constants[n] if n in deferred else values[n]) if n else None for n in node.inputs]
         # What overflows or is undefined becomes infinite, NaN or saturates, as on the chip; numpy need not warn of it.
         with np.errstate(all="ignore"):
-            results = self._results(node, tuple(values[n] if n else None for n in node.inputs), self._memo[index])
+            results = self._in_parts(node, inputs) if deferred else self._results(node, inputs, self._memo[index])
         return dict(zip(node.outputs, results, strict=False))
+
+    def _in_parts(self, node: Node, inputs: Sequence[Value | None]) -> list[Value]:
+        """The outputs of a node with large constants, of which nothing is kept."""
+        wanted = self.program.encodings.get(node.outputs[0])
+        parts = parts_of(node, inputs, wanted) if self._types[node.name] == "int" else [inputs]
+        results = [self._results(node, part, {}) for part in parts]
+        return results[0] if len(results) == 1 else [joined([first for first, *_ in results])]
 
     def _results(self, node: Node, inputs: Sequence[Value | None], memo: dict[str, Any]) -> list[Value]:
         kind, kernel = self._types[node.name], self._kernels.get(node.key, self._reference)

@@ -49,7 +49,7 @@ class OrtModel:
     ) -> None:
         self.outputs = tuple(graph.outputs if outputs is None else outputs)
         # Graph inputs and constants are no outputs that ONNX Runtime would give; they are answered from here.
-        self._constants = {n: graph.tensors[n].data for n in self.outputs if graph.tensors[n].is_constant}
+        self._constants = {n: graph.tensors[n] for n in self.outputs if graph.tensors[n].is_constant}
         self._inputs = [n for n in self.outputs if n in graph.inputs]
         self._fetched = [n for n in self.outputs if n not in self._constants and n not in graph.inputs]
         shown = tuple(dict.fromkeys((*graph.outputs, *self._fetched)))
@@ -62,7 +62,7 @@ class OrtModel:
         except Exception as error:  # onnxruntime has no common base of its exceptions
             raise ModelError(f"ONNX Runtime failed: {_one_line(error)}") from None
         results: dict[str, Any] = dict(zip(self._fetched, found, strict=True))
-        results |= {n: np.asarray(feeds[n]) for n in self._inputs} | self._constants
+        results |= {n: np.asarray(feeds[n]) for n in self._inputs} | {n: tensor.data for n, tensor in self._constants.items()}
         return {n: results[n] for n in self.outputs}
 
     def close(self) -> None:

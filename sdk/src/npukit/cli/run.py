@@ -53,6 +53,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     from npukit.calibration import open_data
+    from npukit.encoding import has_original_weights
     from npukit.quantization import open_session
 
     if args.profile and (args.output or args.tensors):
@@ -71,6 +72,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
         results = (session.run(feeds, names, native=args.native) for feeds in batches)
         if session.ignores_encodings and session.program.encodings:
             console.note(f"{chip.name} computes in float: the {len(session.program.encodings)} encodings of the model are not used")
+            if not has_original_weights(session.program.graph):
+                console.note("weights are those that the codes in the package stand for")
         for node in session.metrics().get("reference", ()):
             console.note(f"{node} has no kernel and is computed in float")
         if args.profile:

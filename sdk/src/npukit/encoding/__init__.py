@@ -11,7 +11,7 @@ from npukit.encoding.arithmetic import (
     quantize,
     spread,
 )
-from npukit.encoding.codes import Codes, codes_of, packed_pieces, packed_size, packs, part_of
+from npukit.encoding.codes import Codes, codes_of, has_original_weights, packed_pieces, packed_size, packs, part_of
 from npukit.encoding.propagate import GRID_PRESERVING, propagate
 from npukit.encoding.solve import Conflict, Fixed, Group, Shared, Solution, solve
 from npukit.encoding.types import FLOAT_BITS, INT_BITS, Array, Encoding
@@ -36,6 +36,7 @@ __all__ = [
     "encoding_for_range",
     "encoding_for_weights",
     "fake_quantize",
+    "has_original_weights",
     "packed_pieces",
     "packed_size",
     "packs",

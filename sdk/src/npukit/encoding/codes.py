@@ -10,7 +10,7 @@ import numpy as np
 
 from npukit.encoding.arithmetic import container, dequantize, quantize
 from npukit.encoding.types import Array, Encoding
-from npukit.graph import Stored, Tensor, numpy_type, row_ranges
+from npukit.graph import Graph, Stored, Tensor, numpy_type, row_ranges
 
 # As many rows as fill whole bytes whatever their length.
 _WHOLE_BYTES = 8
@@ -55,6 +55,11 @@ class Codes(Stored):
             end = start + packed_size(shape, self.encoding)
             yield rows, _unpack(self.packed[start:end], self.encoding, math.prod(shape)).reshape(shape)
             start = end
+
+
+def has_original_weights(graph: Graph) -> bool:
+    """Whether no constant is stored as codes, so that all values are the floats that were or will be quantized."""
+    return not any(isinstance(tensor.stored, Codes) for tensor in graph.tensors.values())
 
 
 def packs(tensor: Tensor, encoding: Encoding) -> bool:

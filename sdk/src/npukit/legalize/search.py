@@ -312,7 +312,8 @@ def _loss(tensor: Tensor, before: Encoding | None, after: Encoding | None) -> fl
 
 
 def _log2_range(tensor: Tensor) -> float:
-    whole = 0.0 if tensor.data is None else float(tensor.data.max(initial=0) - tensor.data.min(initial=0))
+    data = tensor.data
+    whole = 0.0 if data is None else float(data.max(initial=0) - data.min(initial=0))
     return float(np.log2(whole or 1.0))
 
 
@@ -331,7 +332,7 @@ def _candidates(
             if dtype in port.fixed:
                 yield Encoding(dtype, *port.fixed[dtype], origin="fixed")
         for tensor, encoding in zip(tensors, before, strict=True):
-            if tensor.data is not None:
+            if tensor.is_constant:
                 yield from _weight_grids(scheme, tensor, encoding, dtype, ports)
             elif encoding is not None and not encoding.is_float and encoding.granularity == "tensor":
                 for symmetric in (False, True):
@@ -339,14 +340,15 @@ def _candidates(
 
 
 def _weight_grids(scheme: Scheme, tensor: Tensor, before: Encoding | None, dtype: str, ports: list[Port]) -> Iterator[Encoding]:
-    assert tensor.data is not None
-    axes = {port_axis(port, tensor.data.ndim) for port in ports if "channel" in port.granularity}
+    data = tensor.data
+    assert data is not None  # the caller has looked
+    axes = {port_axis(port, data.ndim) for port in ports if "channel" in port.granularity}
     if None in axes:  # any axis will do
         axes.add(None if before is None else before.axis)
     for symmetric in (False, True):
-        yield scheme.weight(tensor.data, dtype, symmetric=symmetric, origin=ORIGIN)
+        yield scheme.weight(data, dtype, symmetric=symmetric, origin=ORIGIN)
         for axis in axes - {None}:
-            yield scheme.weight(tensor.data, dtype, granularity="channel", axis=axis, symmetric=symmetric, origin=ORIGIN)
+            yield scheme.weight(data, dtype, granularity="channel", axis=axis, symmetric=symmetric, origin=ORIGIN)
 
 
 @attrs.frozen(eq=False)

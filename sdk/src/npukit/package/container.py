@@ -17,7 +17,7 @@ from pathlib import Path
 import attrs
 
 from npukit.backend import Edge
-from npukit.encoding import Array, Codes, Encoding, packed_pieces, packed_size, packs
+from npukit.encoding import Array, Codes, Encoding, has_original_weights, packed_pieces, packed_size, packs
 from npukit.errors import NpukitError, PackageError, UsageError
 from npukit.graph import Blob, Graph, Tensor, check_graph, load_split, open_atomic, serialize_split
 from npukit.package.codec import check_encodings, check_fit, dump_json, encodings_from_json, encodings_to_json, parse_json

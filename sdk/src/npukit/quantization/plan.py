@@ -103,13 +103,14 @@ class Task:
 
     def _weight(self, name: str) -> Encoding:
         tensor, port, dtype = self.graph.tensor(name), self.plan.weight_ports[name], self.plan.weights[name]
-        assert tensor.data is not None  # a weight is a constant
-        if not tensor.data.size:
-            raise ModelError(f"weight '{name}' has no values, its shape is {list(tensor.data.shape)}", hint="take its node out")
-        axis = port_axis(port, tensor.data.ndim)
+        data = tensor.data
+        assert data is not None  # a weight is a constant
+        if not data.size:
+            raise ModelError(f"weight '{name}' has no values, its shape is {list(data.shape)}", hint="take its node out")
+        axis = port_axis(port, data.ndim)
         per_channel = self.precision.per_channel and "channel" in port.granularity and axis is not None
         return self.target.scheme.weight(
-            tensor.data,
+            data,
             dtype,
             granularity="channel" if per_channel else "tensor",
             axis=axis if per_channel else None,
@@ -185,8 +186,9 @@ def _unshare_biases(graph: Graph) -> Graph:
 
 
 def _range_of(tensor: Tensor) -> Range:
-    assert tensor.data is not None  # only constants have no observed range
-    return Range(float(tensor.data.min(initial=0)), float(tensor.data.max(initial=0)))
+    data = tensor.data
+    assert data is not None  # only constants have no observed range
+    return Range(float(data.min(initial=0)), float(data.max(initial=0)))
 
 
 def _conflict_problem(conflict: Conflict) -> Problem:
