@@ -18,12 +18,11 @@ from npukit.diagnosis.layers import VARIANTS, Cuts, Layer, Network
 from npukit.diagnosis.remedies import Diagnosis, Measure, Remedy, Workshop, find_remedies
 from npukit.diagnosis.sqnr import Meter, TensorRow, inner_tensors
 from npukit.diagnosis.statistics import TensorStats, all_stats, watchers
-from npukit.encoding import Array, Encoding
+from npukit.encoding import Array, Encoding, has_original_weights
 from npukit.encoding.formats import DEQUANTIZED, insert_qdq
 from npukit.errors import UsageError
 from npukit.events import Event, OnEvent, ignore
 from npukit.graph import Graph
-from npukit.package import has_original_weights
 from npukit.plugins import Registry
 from npukit.quantization import Options, Quantized, Source, quantize, read_source, resolve
 from npukit.quantization.optimize import ENGINE

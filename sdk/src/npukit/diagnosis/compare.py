@@ -11,11 +11,10 @@ import numpy as np
 from npukit.backend import Backend, KernelBackend, Scheme, Target
 from npukit.calibration import open_data
 from npukit.diagnosis.sqnr import Agreement, Meter, TensorRow, decibels_of, inner_tensors
-from npukit.encoding import Array, Encoding
+from npukit.encoding import Array, Encoding, has_original_weights
 from npukit.errors import DataError, UsageError
 from npukit.events import Event, OnEvent, ignore
 from npukit.graph import Graph
-from npukit.package import has_original_weights
 from npukit.plugins import FLOAT_BACKEND, REFERENCE, Registry
 from npukit.quantization import Options, Quantized, Source, open_session, quantize, read_source, resolve
 from npukit.quantization.session import KERNELS_HINT

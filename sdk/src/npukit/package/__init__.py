@@ -1,6 +1,6 @@
 """The .dlc container: a model with its encodings and its history in one file."""
 
-from npukit.package.container import Package, has_original_weights, is_package, read_package, write_package
+from npukit.package.container import Package, is_package, read_package, write_package
 from npukit.package.describe import Info, LayerRow, TensorRow, describe
 from npukit.package.diff import Difference, diff_packages
 from npukit.package.manifest import Manifest
@@ -14,7 +14,6 @@ __all__ = [
     "TensorRow",
     "describe",
     "diff_packages",
-    "has_original_weights",
     "is_package",
     "read_package",
     "write_package",

@@ -53,17 +53,7 @@ class Package:
     bindings: tuple[Mapping[str, int], ...] = ()
 
     @property
-    def has_original_weights(self) -> bool:
-        """Whether the values of all weights are the floats that were quantized, not what codes stand for."""
-        return has_original_weights(self.graph)
-
-
-def has_original_weights(graph: Graph) -> bool:
-    """Whether no constant of a graph is stored as codes."""
-    return not any(isinstance(tensor.stored, Codes) for tensor in graph.tensors.values())
-
-
-def is_package(path: str | os.PathLike[str]) -> bool:
+    def is_package(path: str | os.PathLike[str]) -> bool:
     """Whether a path names a .dlc file, by its ending or its first bytes."""
     target = Path(path)
     if target.suffix == ".dlc":
