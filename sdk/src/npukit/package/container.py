@@ -53,7 +53,12 @@ class Package:
     bindings: tuple[Mapping[str, int], ...] = ()
 
     @property
-    def is_package(path: str | os.PathLike[str]) -> bool:
+    def has_original_weights(self) -> bool:
+        """Whether the values of all weights are the floats that were quantized, not what codes stand for."""
+        return has_original_weights(self.graph)
+
+
+def is_package(path: str | os.PathLike[str]) -> bool:
     """Whether a path names a .dlc file, by its ending or its first bytes."""
     target = Path(path)
     if target.suffix == ".dlc":
