@@ -26,7 +26,7 @@ from npukit.cli.options import (
     target_from,
 )
 from npukit.errors import DataError, UsageError
-from npukit.plugins.known import FLOAT_BACKEND
+from npukit.plugins.known import CAPABILITIES, FLOAT_BACKEND
 
 if TYPE_CHECKING:
     from npukit.backend import Session, Target
@@ -128,7 +128,10 @@ def _profile(session: Session, batches: Batches, chip: Target, console: Console)
     feeds = next(iter(batches), None)
     if feeds is None:
         raise DataError("there is no sample to run")
-    ops = session.profile(feeds)
+    try:
+        ops = session.profile(feeds)
+    except UsageError as error:
+        raise UsageError(error.message, hint=f"--profile works with --backend {CAPABILITIES['profile']}", code=error.code) from None
     session.run(feeds)
     facts = session.metrics()
     rows = [(op.node, op.op or "-", int(op.value) if op.value.is_integer() else op.value, op.unit) for op in ops]

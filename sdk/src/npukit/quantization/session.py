@@ -12,11 +12,11 @@ from npukit.backend import FORMS, Backend, KernelBackend, Session, Target
 from npukit.encoding import Array, Encoding
 from npukit.errors import DataError, UsageError, did_you_mean
 from npukit.graph import Graph, bind
-from npukit.plugins import FLOAT_BACKEND, Registry
+from npukit.plugins import DEFAULT_BACKEND, FLOAT_BACKEND, Registry
 from npukit.quantization.finish import checked_edges, refuse
 from npukit.quantization.request import Source, read_source, resolve
 
-KERNELS_HINT = "--kernels is for emulators such as htp"
+KERNELS_HINT = f"--kernels is for emulators such as {DEFAULT_BACKEND}"
 
 
 def open_session(
