@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -296,13 +295,13 @@ def test_memory_is_flat_in_the_number_of_samples() -> None:
     code = """
 import resource, sys
 import numpy as np
-import npukit as nk, npukit_aimet.store as store
+import npukit as nk, npukit.replay as replay
 from npukit.graph import Node, make_graph
 random = np.random.default_rng(0)
 nodes = [Node("Conv", f"c{i}", (f"t{i}", f"w{i}"), (f"t{i + 1}",), {"pads": (1, 1, 1, 1)}) for i in range(4)]
 weights = {f"w{i}": random.standard_normal((16, 3 if i == 0 else 16, 3, 3)).astype("f") / 10 for i in range(4)}
 graph = make_graph(nodes, {"t0": ("float32", (1, 3, 64, 64))}, ["t4"], weights)
-store.Store.__init__.__defaults__ = (8 << 20,)
+replay.Store.__init__.__defaults__ = (8 << 20,)
 class Data:
     def __iter__(self):
         return ({"t0": np.random.default_rng(i).standard_normal((1, 3, 64, 64)).astype("f")} for i in range(int(sys.argv[1])))
@@ -318,22 +317,6 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
     few, many = peak(40), peak(160)
     activation = 16 * 64 * 64 * 4 // 1024  # kB of one activation: 120 more of them on two paths would be 60 MB at least
     assert many - few < 80 * activation
-
-
-def test_store_spills_and_reads_back(tmp_path: Path) -> None:
-    """Arrays beyond the budget come back in order, several times, also while others are added."""
-    from npukit_aimet.store import Store
-
-    arrays = [noise(3, i + 1) for i in range(6)]
-    with Store(budget=40) as store:
-        for array in arrays[:5]:
-            store.append("a", array)
-        for _ in range(2):
-            assert all(np.array_equal(x, y) for x, y in zip(store.read("a"), arrays, strict=False))
-        reader: Iterator[Array] = store.read("a")
-        next(reader)
-        store.append("a", arrays[5])
-        assert [a.shape for a in store.read("a")] == [a.shape for a in arrays]
 
 
 @pytest.mark.parametrize("optimize", ["adaround", "seq-mse", "bias-correction", "cle,adaround"])

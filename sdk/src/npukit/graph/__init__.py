@@ -8,6 +8,7 @@ from npukit.graph.macs import count_macs, mac_operands, sample_shape
 from npukit.graph.model import FLOAT_DTYPES, Array, Graph, Node, Shape, Tensor
 from npukit.graph.passes import bind, fold_batch_norm, fold_constants, remove_dead_nodes, subgraph
 from npukit.graph.read import load, load_split
+from npukit.graph.reads import captured, reads
 from npukit.graph.write import save, serialize, serialize_split
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "Tensor",
     "attribute",
     "bind",
+    "captured",
     "check_graph",
     "count_macs",
     "evaluate_node",
@@ -32,6 +34,7 @@ __all__ = [
     "mac_operands",
     "make_graph",
     "open_atomic",
+    "reads",
     "remove_dead_nodes",
     "sample_shape",
     "save",
