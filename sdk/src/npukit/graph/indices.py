@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from npukit.graph.model import Graph, Node
+from npukit.graph.model import Graph, Node
+from npukit.graph.reads import captured
 
 # Inputs that say where or how much, not what (https://onnx.ai/onnx/operators/), by op; None stands for all inputs.
 _PLACES: dict[str, tuple[int, ...] | None] = {
@@ -97,9 +95,8 @@ def index_tensors(graph: Graph) -> frozenset[str]:
 
     To quantize one would move what it points at. A graph output is data, and so is a tensor that nobody reads.
     """
-    found = _places(graph)
-    captured = {n for node in graph.nodes for n in _captured(node)}
-    return frozenset(n for n in found - captured if graph.tensor(n).is_float and not graph.tensor(n).is_constant)
+    found = _places(graph) - captured(graph)
+    return frozenset(n for n in found if graph.tensor(n).is_float and not graph.tensor(n).is_constant)
 
 
 def _places(graph: Graph) -> set[str]:
@@ -122,7 +119,7 @@ def host_nodes(graph: Graph) -> frozenset[str]:
         from_shapes = not node.domain and (
             node.op in ("Shape", "Size") or (bool(node.inputs) and known.issuperset(n for n in node.inputs if n))
         )
-        if from_shapes and not _captured(node):
+        if from_shapes and not _has_subgraphs(node):
             known.update(n for n in node.outputs if n)
             if node.op in ("Shape", "Size") or places.issuperset(n for n in node.outputs if n):
                 found.add(node.name)
@@ -141,7 +138,5 @@ def _is_place(node: Node, name: str, places: set[str]) -> bool:
     return node.op in _ARITHMETIC and all(n in places for n in node.outputs if n)
 
 
-def _captured(node: Node) -> set[str]:
-    from npukit.graph.passes.dead_nodes import reads
-
-    return reads(node) - set(node.inputs)
+def _has_subgraphs(node: Node) -> bool:
+    return any(isinstance(value, Graph) for value in node.attributes.values())

@@ -16,6 +16,7 @@ import pytest
 
 from npukit.backend import Backend, KernelBackend, OpConstraint, Port, Session, Soc
 from npukit.backend.ort import OrtModel
+from npukit.diagnosis import decibels_of, total_powers
 from npukit.encoding import FLOAT_BITS, INT_BITS, Array, Encoding
 from npukit.encoding.formats import insert_qdq
 from npukit.errors import ConstraintError, DataError, ModelError, UsageError
@@ -511,10 +512,9 @@ def _float_run(graph: Graph, feeds: Sequence[dict[str, Array]], outputs: Sequenc
 
 
 def _sqnr(real: Sequence[Mapping[str, Array]], found: Sequence[Mapping[str, Array]], name: str) -> float:
-    """10 log10(sum x^2 / sum (x - y)^2) over all samples, in dB."""
-    x, y = (np.concatenate([np.ravel(r[name]) for r in results]).astype(np.float64) for results in (real, found))
-    noise = float(np.sum((x - y) ** 2))
-    return 10 * float(np.log10(np.sum(x**2) / noise)) if noise else float("inf")
+    """The SQNR of one output over all samples, in dB."""
+    signal, noise = total_powers(({name: r[name]} for r in real), found)
+    return decibels_of(signal[name], noise[name])
 
 
 def _raises_data_error(session: Session, feeds: Mapping[str, Array]) -> bool:
