@@ -243,8 +243,8 @@ class TakesRareOps(Toy):
         free = tuple(OpConstraint(op, (Port(),), (Port(),), source="sheet") for op in ("Det", "Hardmax"))
         return (*super().constraints(), *(free if self.asked else ()))
 
-    def supports(self, op: str, domain: str = "") -> bool:
-        return op in ("Det", "Hardmax") if self.asked else super().supports(op, domain)
+    def supports(self, op: str, domain: str = "", soc: Soc | None = None) -> bool:
+        return op in ("Det", "Hardmax") if self.asked else super().supports(op, domain, soc)
 
     def prepare(self, graph: Graph) -> Graph:
         self.asked = True

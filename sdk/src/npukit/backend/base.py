@@ -101,8 +101,11 @@ class Backend(abc.ABC):
         """How the backend computes, family by family; empty when it does not say."""
         return ()
 
-    def supports(self, op: str, domain: str = "") -> bool:
-        """Whether the backend has an implementation of the op; constraints may accept more than is implemented."""
+    def supports(self, op: str, domain: str = "", soc: Soc | None = None) -> bool:
+        """Whether the backend has an implementation of the op on ``soc`` (None: the default SoC).
+
+        Constraints may accept more than is implemented.
+        """
         return True
 
     def types(self, graph: Graph, encodings: Mapping[str, Encoding], soc: Soc) -> Mapping[str, str]:

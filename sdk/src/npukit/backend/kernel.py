@@ -42,8 +42,8 @@ class KernelBackend(Backend):
         """The same for nodes that compute in a float type (``FastCall.type``), float islands among them."""
         return {}
 
-    def supports(self, op: str, domain: str = "") -> bool:
-        return (f"{domain}.{op}" if domain else op) in self.kernels(self.soc())
+    def supports(self, op: str, domain: str = "", soc: Soc | None = None) -> bool:
+        return (f"{domain}.{op}" if domain else op) in self.kernels(soc or self.soc())
 
     def requantize(self, acc: Accumulator, out: Encoding, soc: Soc) -> Array:
         """Codes of ``out`` for an accumulator: rounded to float32, one float32 multiplier, round half to even, saturate.

@@ -88,7 +88,7 @@ class Rules:
             wish = self._possible(node, precision)
             type_of = partial(planned, wish)
             row = self.best(graph, node, partial(self._wishes, graph, node, type_of, wish))
-            if row is None or not self.backend.supports(node.op, node.domain):
+            if row is None or not self.backend.supports(node.op, node.domain, self.soc):
                 continue
             for name, port in input_ports(node, row):
                 tensor = graph.tensor(name)
@@ -137,7 +137,7 @@ class Rules:
         rows = self.of_op(node)
         if not rows:
             return problem("error", "unsupported-op", f"{self.backend.name} has no op {node.key}", "replace it by ops it has")
-        if not self.backend.supports(node.op, node.domain):
+        if not self.backend.supports(node.op, node.domain, self.soc):
             if float_fallback and any(not p.dtypes or "float16" in p.dtypes for row in rows for p in row.inputs[:1]):
                 return problem("warning", "float-fallback", f"{node.key} runs in float16 between a dequantize and a quantize")
             hint = "--float-fallback runs it in float16"
