@@ -67,7 +67,9 @@ def quantized(found: Case, options: nk.Options, optimize: list[Any], *, like_aim
     overrides = aimet_scales(found, options) if like_aimet else None
     overhead.append(time.process_time() - started)
     options = attrs.evolve(options, seed=seed)
-    return nk.quantize(found.model, backend="cpu", data=found.calibration, options=options, overrides=overrides, optimize=optimize)
+    return nk.quantize(
+        nk.Request(found.model, overrides=overrides), backend="cpu", data=found.calibration, options=options, optimize=optimize
+    )
 
 
 def amp(found: Case, drop: float | None) -> Quantized:

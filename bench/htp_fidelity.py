@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from npukit.backend import Backend, Soc
 from npukit.errors import NpukitError
 from npukit.plugins import Registry
-from npukit.quantization import Options, open_session, quantize
+from npukit.quantization import Options, Request, open_session, quantize
 
 Array = NDArray[Any]
 
@@ -182,7 +182,10 @@ def models(folder: Path, socs: list[str], samples: int = 16) -> Iterator[tuple[s
         for label, options in CONFIGS.items():
             for chip in socs:
                 made = quantize(
-                    case.model, backend=f"htp:{chip}", data=case.calibration[:16], options=options, batch=1, symbols=case.symbols
+                    Request(case.model, batch=1, symbols=case.symbols),
+                    backend=f"htp:{chip}",
+                    data=case.calibration[:16],
+                    options=options,
                 )
                 results = {}
                 for backend in ("cpu:float32", f"htp:{chip}", f"qnn:{chip}"):

@@ -27,6 +27,7 @@ MODULES = (
     "npukit.graph",
     "npukit.package",
     "npukit.plugins",
+    "npukit.commands",
     "npukit.testing",
     "npukit.events",
     "npukit.demo",
@@ -54,9 +55,11 @@ def markdown(docstring: str | None) -> str:
 
 def cli() -> str:
     """All commands with their flags."""
-    from npukit.cli._parser import _EPILOG, COMMANDS, build_parser
+    from npukit.cli.parser import _EPILOG, COMMANDS, add_plugin_commands, build_parser, commands_of
 
-    commands = next(a for a in build_parser()._actions if isinstance(a, argparse._SubParsersAction)).choices
+    parser = build_parser()
+    add_plugin_commands(parser)
+    commands = commands_of(parser)
     parts = [NOTE + "# Command line\n", f"```text\n{_EPILOG}```\n"]
     parts.append(table(["Command", "What"], [(f"[`{n}`](#npukit-{n})", m.SUMMARY) for n, m in COMMANDS.items()]))
     common: argparse._ArgumentGroup | None = None
@@ -179,7 +182,7 @@ def _first(value: Any) -> str:
 
 def op_constraints() -> str:
     """The op constraints of the HTP backend, by op."""
-    from npukit.cli._backends import port_text
+    from npukit.cli.backends import port_text
     from npukit_htp.backend import HtpBackend
 
     backend = HtpBackend()
@@ -243,7 +246,7 @@ def socs() -> str:
 def errors() -> str:
     """The exception tree and what the codes mean."""
     import npukit.errors
-    from npukit.cli._explain import TEXTS
+    from npukit.cli.explain import TEXTS
 
     tree = markdown(npukit.errors.__doc__).split("\n\n", 1)
     text = f"{NOTE}# Errors\n\n{tree[1]}\n\n## Codes and rules\n\n`npukit explain CODE` prints the same.\n\n"

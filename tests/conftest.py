@@ -5,6 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# A busy machine is slow at making examples as well as at running them; neither is a fault of the code.
+settings.register_profile("npukit", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("npukit")
 
 ROOT = Path(__file__).resolve().parent.parent
 

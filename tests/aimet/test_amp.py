@@ -141,7 +141,7 @@ def test_the_complete_curve_without_a_drop(tmp_path: Path) -> None:
 def test_overrides_reproduce_the_result(tmp_path: Path) -> None:
     """The overrides file gives the same types and grids again."""
     model = mixed(candidates=(WIDE, NARROW), allowed_accuracy_drop=10.0, results_dir=tmp_path)
-    again = nk.quantize(network(), backend="cpu", data=samples(), overrides=tmp_path / "amp.encodings")
+    again = nk.quantize(nk.Request(network(), overrides=tmp_path / "amp.encodings"), backend="cpu", data=samples())
     for name, encoding in model.encodings.items():
         assert again.encodings[name].dtype == encoding.dtype
         np.testing.assert_allclose(again.encodings[name].steps, encoding.steps, rtol=1e-6)

@@ -125,15 +125,16 @@ def test_overrides_of_a_weight_are_kept() -> None:
     scale = np.full((8, 4, 3, 3), 0.1, np.float32)
     grid = Encoding("int4", scale, axis=1, block_size=2, symmetric=True)
     options = attrs.evolve(W4, strict=False)
-    args: Any = {"backend": "cpu", "data": samples(16), "options": options, "overrides": {"w3": grid}}
-    model = nk.quantize(network(), optimize="adaround", **args)
+    args: Any = {"backend": "cpu", "data": samples(16), "options": options}
+    request = nk.Request(network(), overrides={"w3": grid})
+    model = nk.quantize(request, optimize="adaround", **args)
     assert model.encodings["w3"].same_grid(grid)
-    assert sqnr(model, network()) > sqnr(nk.quantize(network(), **args), network())
+    assert sqnr(model, network()) > sqnr(nk.quantize(request, **args), network())
 
 
 @pytest.mark.parametrize("optimize", ["adaround", "cle,seq-mse,adaround", "bias-correction"])
 def test_same_seed_same_bytes(optimize: str, tmp_path: Path) -> None:
-    """Two runs write identical packages."""
+    """Two runs on one machine write identical packages."""
     files = []
     for index in range(2):
         model = nk.quantize(network(), backend="cpu", data=samples(40), options=W4, optimize=optimize)
@@ -202,7 +203,7 @@ def test_equalization_under_decided_tensors_is_refused() -> None:
     """A user's encoding between two layers would no longer fit."""
     override = {"r2": Encoding("uint8", 0.1, 0)}
     with pytest.raises(UsageError, match="r2"):
-        nk.quantize(rescaled(4), backend="cpu", data=samples(4), overrides=override, optimize="cle")
+        nk.quantize(nk.Request(rescaled(4), overrides=override), backend="cpu", data=samples(4), optimize="cle")
 
 
 def test_sequential_mse_matches_brute_force() -> None:
@@ -272,7 +273,7 @@ def test_optimizers_need_data_and_exist(tmp_path: Path) -> None:
     """No data, an empty data set, NaN and unknown names are one clear error each."""
     overrides = {n: Encoding("uint8", 0.1, 0) for n in network().float_activations()}
     with pytest.raises(DataError, match="calibration data"):
-        nk.quantize(network(), backend="cpu", overrides=overrides, options=W4, optimize="adaround")
+        nk.quantize(nk.Request(network(), overrides=overrides), backend="cpu", options=W4, optimize="adaround")
     with pytest.raises(DataError, match="empty"):
         nk.quantize(network(), backend="cpu", data=[], options=W4, optimize="adaround")
     bad = samples(3)

@@ -32,7 +32,7 @@ def brute_force(problem: Problem, grid: Grid) -> Array:
     return np.asarray(np.min(losses, axis=0))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 10**6), st.integers(1, 3), st.integers(1, 4), st.integers(1, 7))
 def test_solvers(seed: int, groups: int, rows: int, columns: int) -> None:
     """Enumeration finds the optimum; descent never ends above its start; all stay on the grid."""

@@ -14,7 +14,7 @@ from npukit.demo import DATA, MODEL
 from npukit.encoding import Array, fake_quantize
 from npukit.encoding.formats import insert_qdq
 from npukit.graph import Graph, load
-from npukit.plugins import Registry
+from npukit.plugins import Registry, target
 from npukit.quantization import Options, Quantized, open_session, quantize
 from npukit_cpu.backend import CpuBackend
 
@@ -83,7 +83,7 @@ def test_all_tensors_in_one_run(quantized: Quantized, images: Array, soc: str) -
     graph = quantized.graph
     weight = next(n for n, t in graph.tensors.items() if t.is_constant and t.is_float)
     names = ["scores", *graph.float_activations(), weight, "image"]
-    with open_session(quantized, backend="cpu", soc=soc) as session:
+    with open_session(quantized, backend=target("cpu", soc=soc)) as session:
         found = session.run({"image": images}, names)
         again = session.run({"image": images})
     assert list(found) == list(dict.fromkeys(names))

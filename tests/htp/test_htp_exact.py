@@ -41,7 +41,7 @@ def integer_conv(x: np.ndarray, w: np.ndarray, groups: int, stride: int, pad: in
 
 
 @given(st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_conv_sums_are_exact(data: st.DataObject) -> None:
     """Conv's accumulator equals int64 arithmetic for random shapes, groups and widths."""
     groups = data.draw(st.sampled_from([1, 1, 2, 4]))

@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from npukit.backend.kernels import Window
@@ -347,7 +347,7 @@ def networks(draw: st.DrawFn) -> tuple[Graph, dict[str, Encoding]]:
     return make_graph(nodes, {"x": ("float32", (1, 4, 6, 6))}, outputs, constants), encodings
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60)
 @given(networks(), st.integers(0, 2**32 - 1))
 def test_random_networks(network: tuple[Graph, dict[str, Encoding]], seed: int) -> None:
     """Whatever is connected, both forms agree on every tensor; only Softmax has no fast form."""

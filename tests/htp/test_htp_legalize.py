@@ -38,12 +38,13 @@ def made(graph: Graph = GRAPH, backend: str = "htp:SM8750", **options: Any) -> Q
     return nk.quantize(graph, backend=backend, data=DATA, options=Options(**options), registry=REGISTRY)
 
 
-def legal(source: Any, backend: str, **given: Any) -> Legalized:
-    return legalize(source, backend=backend, registry=REGISTRY, **given)
+def legal(source: Any, backend: str, overrides: Any = None, **given: Any) -> Legalized:
+    return legalize(nk.Request(source, overrides=overrides), backend=backend, registry=REGISTRY, **given)
 
 
-def accepted(source: Any, backend: str, **given: Any) -> bool:
-    return check(source, backend=backend, registry=REGISTRY, **given).verdict == "accepted"
+def accepted(source: Any, backend: str, overrides: Any = None, **given: Any) -> bool:
+    request = nk.Request(source, overrides=overrides)
+    return check(request, backend=backend, registry=REGISTRY, **given).verdict == "accepted"
 
 
 def test_package_of_another_chip() -> None:

@@ -112,7 +112,7 @@ def test_overrides_can_be_used(cli: Any, model: Path, data: Path) -> None:
 def test_package_keeps_its_encodings(cli: Any, model: Path, data: Path) -> None:
     """A .dlc is analyzed with the encodings and for the chip it has."""
     flags = ("--backend", "htp:v73", "--activations", "uint16")
-    cli("quantize", model, "--data", data, *flags, "-o", "wide.dlc", check=0)
+    cli("quantize", model, "--data", data, *flags, "--keep-float", "-o", "wide.dlc", check=0)
     found = json.loads(cli("analyze", "wide.dlc", "--data", data, "--json", check=0).stdout)
     assert {s["name"]: s["dtype"] for s in found["statistics"]}["x"] == "uint16"
     direct = json.loads(cli("analyze", model, "--data", data, *flags, "--json", check=0).stdout)

@@ -8,7 +8,7 @@ import pytest
 
 from npukit.demo import DATA, MODEL
 from npukit.encoding import Array
-from npukit.quantization import Options, Quantized, quantize
+from npukit.quantization import Options, Quantized, Request, quantize
 
 
 @pytest.fixture(scope="session")
@@ -30,4 +30,4 @@ def images() -> Array:
 @pytest.fixture(scope="session")
 def quantized(images: Array) -> Quantized:
     """The digit classifier for one image at a time, quantized for the emulator."""
-    return quantize(MODEL, backend="htp", data={"image": images}, options=Options(), batch=1)
+    return quantize(Request(MODEL, batch=1), backend="htp", data={"image": images}, options=Options())

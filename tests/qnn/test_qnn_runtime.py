@@ -15,7 +15,7 @@ from npukit.diagnosis import compare
 from npukit.encoding import Array, Encoding, encoding_for_range
 from npukit.errors import ConstraintError, ModelError, PluginError, UsageError
 from npukit.graph import Graph, Node, make_graph
-from npukit.quantization import Quantized, check, open_session, quantize
+from npukit.quantization import Quantized, Request, check, open_session, quantize
 from npukit_qnn.backend import QnnBackend
 from npukit_qnn.child import Child, QnnRuntimeError
 
@@ -34,7 +34,7 @@ def test_simulator_and_emulator_agree(quantized: Quantized, images: Array) -> No
     with open_session(quantized, backend="qnn:SM8750") as vendor, open_session(quantized, backend="htp:SM8750") as ours:
         pairs = [(vendor.run(f)["scores"], ours.run(f)["scores"]) for f in feeds]
     theirs, got = (np.concatenate(side) for side in zip(*pairs, strict=True))
-    assert np.abs(theirs - got).max() <= 2 * step
+    assert np.rint(np.abs(theirs - got) / step).max() <= 2
     assert (theirs.argmax(1) == got.argmax(1)).all()
     assert theirs.any()
 
@@ -78,7 +78,7 @@ def test_check_gives_the_vendors_verdict(quantized: Quantized) -> None:
     """A good model is accepted; an op the vendor does not have is refused in its words, at the node."""
     assert check(quantized, backend="qnn:SM8650").verdict == "accepted"
     graph, encodings = unary("Erf")
-    result = check(graph, overrides=encodings, backend="qnn:SM8650")
+    result = check(Request(graph, overrides=encodings), backend="qnn:SM8650")
     assert result.verdict == "refused"
     (problem,) = result.problems
     assert (problem.rule, problem.node, problem.op) == ("vendor", "the_node", "Erf")
@@ -89,7 +89,7 @@ def test_a_code_without_reason_names_the_row() -> None:
     """The validator answers with a number for 16-bit LRN: the op constraint that forbids it is quoted."""
     graph = make_graph([Node("LRN", "the_node", ("x",), ("y",), {"size": 3})], {"x": ("float32", (1, 4, 8, 8))}, ["y"])
     grid = encoding_for_range(-1, 1, "uint16")
-    (problem,) = check(graph, overrides={"x": grid, "y": grid}, backend="qnn:SM8750").problems
+    (problem,) = check(Request(graph, overrides={"x": grid, "y": grid}), backend="qnn:SM8750").problems
     assert "no reason given" in problem.message
     assert "uint16" in problem.message
 
@@ -202,7 +202,7 @@ def test_float16_models_run(images: Array, quantized: Quantized) -> None:
 def test_mixed_precision_runs(quantized: Quantized, images: Array) -> None:
     """A model with some tensors at 16 bits and the others at 8 is accepted, and agrees with the emulator."""
     found = compare(quantized, backends=["htp"], data={"image": images[:4]})
-    mixed = quantize(MODEL, backend="htp", data={"image": images}, overrides=found.raised(2), batch=1)
+    mixed = quantize(Request(MODEL, overrides=found.raised(2), batch=1), backend="htp", data={"image": images})
     assert {e.bits for e in mixed.encodings.values()} >= {8, 16}
     assert check(mixed, backend="qnn:SM8750").verdict == "accepted"
     both = compare(mixed, backends=["htp", "qnn"], data={"image": images[:4]})

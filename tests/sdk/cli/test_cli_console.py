@@ -11,9 +11,9 @@ import sys
 
 import pytest
 
-from npukit.cli import _explain, main
-from npukit.cli._console import Console
-from npukit.cli._progress import Progress, duration, line
+from npukit.cli import explain, main
+from npukit.cli.console import Console
+from npukit.cli.progress import Progress, duration, line
 from npukit.errors import DataError
 from npukit.events import Event
 
@@ -47,7 +47,7 @@ def test_every_failure_is_one_line_and_a_code(
     error: BaseException, code: int, text: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Expected errors, the system's, Ctrl-C and bugs have their own exit codes, and none shows a traceback."""
-    monkeypatch.setattr(_explain, "run", raising(error))
+    monkeypatch.setattr(explain, "run", raising(error))
     assert main(["explain"]) == code
     shown = capsys.readouterr()
     assert shown.err.startswith(text)
@@ -57,7 +57,7 @@ def test_every_failure_is_one_line_and_a_code(
 
 def test_verbose_shows_the_traceback_of_a_bug(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """-v shows where a bug is; without it there is a hint that says so."""
-    monkeypatch.setattr(_explain, "run", raising(RuntimeError("oops")))
+    monkeypatch.setattr(explain, "run", raising(RuntimeError("oops")))
     assert main(["explain", "-v"]) == 3
     assert "Traceback" in capsys.readouterr().err
     assert main(["explain"]) == 3
@@ -84,7 +84,7 @@ def test_a_closed_pipe_changes_nothing(closed: str) -> None:
     os.close(reader)
     other = "stderr" if closed == "stdout" else "stdout"
     code = (
-        "import sys; from npukit.cli._console import Console; from npukit.events import Event; c = Console(); "
+        "import sys; from npukit.cli.console import MainConsole; from npukit.events import Event; c = MainConsole(); "
         "c.on_event(Event('calibrate', 1, 1)); c.note('n'); c.emit('result', {}); c.close(); sys.exit(1)"
     )
     streams = {closed: writer, other: subprocess.PIPE}

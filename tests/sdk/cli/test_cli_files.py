@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from npukit.cli._files import INDEX, check_result_folder, check_writable, result_folder, safe_name, write_text
+from npukit.cli.files import INDEX, check_result_folder, check_writable, result_folder, safe_name, write_text
 from npukit.errors import UsageError
 
 

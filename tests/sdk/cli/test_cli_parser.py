@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from npukit.cli import main
-from npukit.cli._explain import TEXTS
-from npukit.cli._main import _os_message
-from npukit.cli._options import join_symbols, symbols_from
-from npukit.cli._parser import COMMANDS, build_parser, parse
+from npukit.cli.explain import TEXTS
+from npukit.cli.main import _os_message
+from npukit.cli.options import join_symbols, symbols_from
+from npukit.cli.parser import COMMANDS, build_parser, parse
 from npukit.errors import UsageError
 
 
@@ -42,11 +42,10 @@ def test_bad_symbols_are_refused(word: str) -> None:
     [
         (["chek"], "did you mean 'check'?"),
         (["check", "m.onnx", "--bakend=htp"], "did you mean '--backend'?"),
-        (["quantize", "m.onnx", "-o", "x", "--calibration", "percentil"], "did you mean 'percentile'?"),
     ],
 )
 def test_typos_come_with_what_was_meant(argv: list[str], hint: str) -> None:
-    """A command, a flag and a value that do not exist each name the closest one that does."""
+    """A command and a flag that do not exist each name the closest one that does."""
     with pytest.raises(UsageError) as caught:
         parse(argv)
     assert caught.value.hint == hint
@@ -67,10 +66,19 @@ def test_every_command_has_help_and_the_common_flags(command: str, capsys: pytes
     assert COMMANDS[command].SUMMARY in build_parser().format_help()
 
 
-def test_unknown_type_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
-    """A type that does not exist is the user's typo, not a problem of the model: exit code 2 and the closest type."""
-    assert main(["check", __file__, "--weights", "itn8"]) == 2
-    assert "did you mean 'int8'?" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("argv", "hint"),
+    [
+        (["check", __file__, "--weights", "itn8"], "did you mean 'int8'?"),
+        (["quantize", __file__, "-o", "x", "--calibration", "percentil"], "did you mean 'percentile'?"),
+        (["check", __file__, "--node-type", "n=float61"], "did you mean 'float16'?"),
+        (["quantize", __file__, "-o", "x", "--edge", "x=uint8:NHWCC"], "did you mean 'NHWC'?"),
+    ],
+)
+def test_unknown_values_are_usage_errors(argv: list[str], hint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A value that does not exist is the user's typo, not a problem of the model: exit code 2 and the closest one."""
+    assert main(argv) == 2
+    assert hint in capsys.readouterr().err
 
 
 def test_every_error_code_is_explained() -> None:

@@ -35,7 +35,7 @@ def inside(encoding: Encoding, count: int = 101) -> Any:
 
 
 @given(grids)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_codes_survive(encoding: Encoding) -> None:
     """Dequantizing and quantizing gives the same code, for every code."""
     step = max(1, (encoding.qmax - encoding.qmin) // 999)
@@ -44,7 +44,7 @@ def test_codes_survive(encoding: Encoding) -> None:
 
 
 @given(grids)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_idempotent_monotone_and_close(encoding: Encoding) -> None:
     """Fake quantization is idempotent and monotone, and errs by at most half a step inside the range."""
     values = inside(encoding)
@@ -57,7 +57,7 @@ def test_idempotent_monotone_and_close(encoding: Encoding) -> None:
 
 
 @given(ranges, st.sampled_from(sorted(INT_BITS)), st.booleans())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_zero_is_exact(limits: tuple[float, float], dtype: str, symmetric: bool) -> None:
     """Zero stays zero on every grid made from a range, and the range is covered up to one step."""
     encoding = encoding_for_range(*limits, dtype, symmetric=symmetric)

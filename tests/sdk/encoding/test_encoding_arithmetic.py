@@ -49,7 +49,7 @@ def weights(draw: st.DrawFn) -> tuple[Any, Encoding]:
 
 
 @given(weights())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_fake_quantization_is_idempotent(made: tuple[Any, Encoding]) -> None:
     """What is on the grid stays where it is, whatever the granularity."""
     data, encoding = made
@@ -60,7 +60,7 @@ def test_fake_quantization_is_idempotent(made: tuple[Any, Encoding]) -> None:
 
 
 @given(weights())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_weights_err_by_half_a_step(made: tuple[Any, Encoding]) -> None:
     """A min-max grid holds its own tensor: no value errs by more than half a step of its channel or block."""
     data, encoding = made
@@ -75,7 +75,7 @@ def test_weights_err_by_half_a_step(made: tuple[Any, Encoding]) -> None:
 
 
 @given(tensors, st.sampled_from(["int2", "int4", "int8"]), st.integers(1, 8))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_lpbq_scales(data: Any, dtype: str, size: int) -> None:
     """LPBQ steps are 1 to 16 times one float per channel, the largest block gets 16, and none is off by more than half a unit."""
     wide = encoding_for_weights(data, dtype, granularity="block", axis=0, block_size=size)
@@ -90,7 +90,7 @@ def test_lpbq_scales(data: Any, dtype: str, size: int) -> None:
 
 
 @given(weights(), st.integers(0, 2**32 - 1))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_codes_survive_in_every_channel(made: tuple[Any, Encoding], seed: int) -> None:
     """Random codes of every channel and block come back from their real values (those float32 can tell apart)."""
     data, encoding = made
@@ -103,7 +103,7 @@ def test_codes_survive_in_every_channel(made: tuple[Any, Encoding], seed: int) -
 
 
 @given(tensors, st.sampled_from(sorted(INT_BITS)), st.booleans(), st.integers(0, 3))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_channels_are_independent(data: Any, dtype: str, symmetric: bool, axis: int) -> None:
     """Each channel of a per-channel encoding is what a per-tensor encoding of its slice gives."""
     axis %= data.ndim
@@ -115,7 +115,7 @@ def test_channels_are_independent(data: Any, dtype: str, symmetric: bool, axis: 
 
 
 @given(tensors, st.sampled_from(["int4", "int8", "int16"]), st.integers(0, 3))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_one_block_over_the_axis_is_one_scale_per_line(data: Any, dtype: str, axis: int) -> None:
     """A block as long as the axis gives every line along it a scale of its own; blocks of one value keep every value."""
     axis %= data.ndim

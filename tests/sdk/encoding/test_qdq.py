@@ -91,13 +91,18 @@ def test_float_types_round_trip(dtype: str) -> None:
 
 
 def test_the_model_computes_on_the_grids() -> None:
-    """ONNX Runtime gives what the definition gives: rounded input and weight, float32 sums, rounded output."""
+    """ONNX Runtime gives what the definition gives: rounded input and weight, float32 sums, rounded output.
+
+    Sums may be added up in another order, which moves one that lies on the edge between two codes.
+    """
     given = {"x": encoding_for_range(-2, 2, "uint8"), "w": weights("int8", "channel"), "y": encoding_for_range(0, 3, "uint8")}
     got = run(insert_qdq(conv(), given), x=X)
     graph = conv()
     rounded = graph.with_tensors([graph.tensor("w").constant("w", fake_quantize(WEIGHT, given["w"]))])
     wanted = fake_quantize(run(rounded, x=fake_quantize(X, given["x"])), given["y"])
-    np.testing.assert_array_equal(got, wanted)
+    apart = np.rint(np.abs(got - wanted) / float(given["y"].steps))
+    assert apart.max() <= 1
+    assert (apart == 0).mean() > 0.9
 
 
 @pytest.mark.parametrize("bits", [2, 3])
@@ -119,7 +124,7 @@ def test_three_bit_weights_are_stored_in_four(dtype: str) -> None:
     codes = stored.data.astype(np.int32)
     assert (codes.min(), codes.max()) == ((-4, 3) if dtype == "int3" else (0, 7))
     rounded = conv().with_tensors([conv().tensor("w").constant("w", fake_quantize(WEIGHT, grid))])
-    np.testing.assert_array_equal(run(lowered, x=X), run(rounded, x=X))
+    np.testing.assert_allclose(run(lowered, x=X), run(rounded, x=X), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("scale", [0.0, -1.0, np.nan, np.inf])
@@ -144,7 +149,7 @@ def test_a_scale_that_is_computed_is_refused() -> None:
         extract_qdq(graph)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(low=st.floats(-100, 0), width=st.floats(0.01, 100), dtype=st.sampled_from(["uint8", "int8", "uint16", "int16"]))
 def test_any_range_round_trips(low: float, width: float, dtype: str) -> None:
     """The grid of any range is the same after a trip through a model."""

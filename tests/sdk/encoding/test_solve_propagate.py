@@ -41,7 +41,7 @@ def summary(solution: Solution) -> object:
 
 
 @given(ties, fixes, givens, st.randoms(use_true_random=False))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_solve_is_independent_of_order(
     shared: list[Shared], fixed: list[Fixed], given_: dict[str, Encoding], rng: random.Random
 ) -> None:
@@ -112,7 +112,7 @@ def test_propagate_forward_and_backward() -> None:
 
 
 @given(st.permutations(range(5)), st.dictionaries(st.sampled_from(list("abcdxy")), st.sampled_from(GRIDS)))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_propagate_is_independent_of_order(order: list[int], given_: dict[str, Encoding]) -> None:
     """Shuffled nodes give the same encodings."""
     graph = chain()

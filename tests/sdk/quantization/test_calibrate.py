@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from npukit.calibration import Range, calibrate
+from npukit.calibration import OBSERVERS, Observer, Profile, Range, Seen, find_observer, observe
 from npukit.calibration.histogram import Histogram
-from npukit.calibration.observers import METHODS, observer
+from npukit.calibration.observers import chosen
+from npukit.calibration.profile import Watch
 from npukit.encoding import encoding_for_range, fake_quantize
 from npukit.errors import DataError, UsageError
 from npukit.graph import Node, make_graph
@@ -21,17 +23,27 @@ from npukit.graph import Node, make_graph
 GRAPH = make_graph([Node("Mul", "m", ("x", "two"), ("y",))], {"x": ("float32", ("n", 1000))}, ["y"], {"two": np.float32(2)})
 
 
+METHODS = tuple(observer.name for observer in OBSERVERS)
+
+
 def seen(method: str, values: Any, dtype: str = "uint8", percentile: float = 99.99) -> Range:
-    watcher = observer(method, dtype, percentile)
-    watcher.update(np.asarray(values, np.float32))
-    return watcher.range()
+    watch = Watch()
+    watch.see(np.asarray(values, np.float32))
+    return chosen(find_observer(method), watch.seen(), dtype, percentile)
+
+
+def calibrate(data: Any, tensors: dict[str, str], method: str = "min-max", **how: Any) -> dict[str, Range]:
+    """One pass for one method, and the ranges of all tensors."""
+    observer = find_observer(method)
+    found = observe(GRAPH, data, tensors, (observer,), **how)
+    return {name: found.range(name, observer, dtype) for name, dtype in tensors.items()}
 
 
 @given(
     st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=60),
     st.lists(st.integers(0, 60), max_size=4),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_histogram_does_not_depend_on_the_split(values: list[float], cuts: list[int]) -> None:
     """The counts are the same however the stream is cut, and none is lost."""
     data = np.array(values, np.float32)
@@ -57,10 +69,10 @@ def test_ranges_stay_inside(method: str) -> None:
 
 def test_min_max_is_exact() -> None:
     """Min-max keeps the extremes over all updates."""
-    watcher = observer("min-max", "uint8")
+    watch = Watch()
     for part in ([1.5, -2.25], [7.0], [-1.0]):
-        watcher.update(np.array(part, np.float32))
-    assert watcher.range() == Range(-2.25, 7.0)
+        watch.see(np.array(part, np.float32))
+    assert watch.seen().full == Range(-2.25, 7.0)
 
 
 @pytest.mark.parametrize("percentile", [90.0, 99.0, 99.9])
@@ -103,9 +115,9 @@ def test_entropy_cuts_outliers_only() -> None:
 def test_unknown_method_and_percentile() -> None:
     """Unknown names and impossible percentiles are refused."""
     with pytest.raises(UsageError, match="did you mean 'entropy'"):
-        observer("entropi", "uint8")
+        find_observer("entropi")
     with pytest.raises(UsageError, match=r"90\.\.100"):
-        observer("percentile", "uint8", 12)
+        seen("percentile", [1.0, 2.0], percentile=12)
 
 
 def batches(count: int) -> Iterator[dict[str, Any]]:
@@ -117,21 +129,21 @@ def batches(count: int) -> Iterator[dict[str, Any]]:
 def test_calibrate() -> None:
     """The float model runs on every batch; events count them."""
     events: list[Any] = []
-    found = calibrate(GRAPH, list(batches(3)), {"x": "uint8", "y": "uint8"}, on_event=events.append)
+    found = calibrate(list(batches(3)), {"x": "uint8", "y": "uint8"}, on_event=events.append)
     assert found["y"].high == 2 * found["x"].high
     assert [(e.done, e.total) for e in events] == [(1, 3), (2, 3), (3, 3)]
     with pytest.raises(DataError, match="empty"):
-        calibrate(GRAPH, [], {"x": "uint8"})
+        calibrate([], {"x": "uint8"})
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_memory_is_flat(method: str) -> None:
     """Ten times the batches take no more memory."""
     peaks = []
-    calibrate(GRAPH, batches(1), {"x": "uint8", "y": "uint8"}, method=method)  # imports and caches
+    calibrate(batches(1), {"x": "uint8", "y": "uint8"}, method=method)  # imports and caches
     for count in (4, 40):
         tracemalloc.start()
-        calibrate(GRAPH, batches(count), {"x": "uint8", "y": "uint8"}, method=method)
+        calibrate(batches(count), {"x": "uint8", "y": "uint8"}, method=method)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < 1.2 * peaks[0]
@@ -141,4 +153,80 @@ def test_infinite_activation_is_named() -> None:
     """A tensor that overflows inside the model is named, with the sample."""
     good, bad = np.ones((1, 1000), np.float32), np.full((1, 1000), 3e38, np.float32)
     with pytest.raises(DataError, match=r"'y'.*sample 1"):
-        calibrate(GRAPH, [{"x": good}, {"x": bad}], {"y": "uint8"})
+        calibrate([{"x": good}, {"x": bad}], {"y": "uint8"})
+
+
+def test_one_profile_serves_every_method(tmp_path: Path) -> None:
+    """A profile that was saved and read again gives each method the range that a pass of its own gives."""
+    data = list(batches(3))
+    observe(GRAPH, data, ["x", "y"]).save(tmp_path / "p.npz")
+    found = Profile.load(tmp_path / "p.npz")
+    assert found.samples == 3
+    for observer in OBSERVERS:
+        alone = calibrate(data, {"x": "uint8", "y": "uint4"}, observer.name)
+        assert found.range("x", observer, "uint8") == alone["x"]
+        assert found.range("y", observer, "uint4") == alone["y"]
+
+
+@pytest.mark.parametrize("cut", [0, 1, 2])
+def test_merged_profiles_are_those_of_all_data(cut: int, tmp_path: Path) -> None:
+    """Two halves of the data, the second on another scale, merge to the profile of the whole; different tensors are refused."""
+    data = [{"x": feeds["x"] * 10.0**-index} for index, feeds in enumerate(batches(3))]
+    first, rest = data[: cut + 1], data[cut + 1 :]
+    whole = observe(GRAPH, data, ["x", "y"])
+    merged = observe(GRAPH, first, ["x", "y"])
+    if rest:
+        merged = merged.merge(observe(GRAPH, rest, ["x", "y"]))
+    assert merged.samples == whole.samples
+    for observer in OBSERVERS:
+        assert merged.range("y", observer, "uint8") == whole.range("y", observer, "uint8")
+    with pytest.raises(DataError, match="'y'"):
+        whole.merge(observe(GRAPH, data, ["x"]))
+
+
+def test_damaged_profiles(tmp_path: Path) -> None:
+    """A file that is no profile, cut short, of another version or with broken counts is refused in one line."""
+    path = tmp_path / "p.npz"
+    observe(GRAPH, batches(1), ["x"]).save(path)
+    content = path.read_bytes()
+    for broken in (b"", b"text", content[: len(content) // 2]):
+        path.write_bytes(broken)
+        with pytest.raises(DataError, match="is not a profile"):
+            Profile.load(path)
+    np.savez(path, x=np.zeros(3))
+    with pytest.raises(DataError, match="is not a profile"):
+        Profile.load(path)
+    with pytest.raises(UsageError, match="cannot read"):
+        Profile.load(tmp_path / "absent.npz")
+
+
+class Peak(Observer):
+    """An observer that remembers more than the histogram: the largest magnitude of any batch's mean."""
+
+    name = "peak"
+    title = "the largest mean of a batch"
+    needs_histogram = False
+
+    def begin(self) -> dict[str, Any]:
+        return {"peak": np.zeros(())}
+
+    def see(self, memory: Any, values: Any) -> dict[str, Any]:
+        return {"peak": np.maximum(memory["peak"], abs(float(values.mean())))}
+
+    def merge(self, first: Any, second: Any) -> dict[str, Any]:
+        return {"peak": np.maximum(first["peak"], second["peak"])}
+
+    def range(self, seen: Seen, dtype: str, percentile: float = 99.99) -> Range:
+        return Range(0.0, float(seen.memory["peak"]["peak"]))
+
+
+def test_an_observer_with_a_memory_of_its_own(tmp_path: Path) -> None:
+    """What an observer remembers is kept in the profile, on disk too, and merged its way."""
+    data = [{"x": np.full((1, 1000), value, np.float32)} for value in (1.0, -3.0, 2.0)]
+    (peak,) = (Peak(),)
+    halves = [observe(GRAPH, part, ["y"], (peak,)) for part in (data[:1], data[1:])]
+    merged = halves[0].merge(halves[1], (peak,))
+    merged.save(tmp_path / "p.npz")
+    # Cut to what was seen: the range is [-6, 4], the peak 6.
+    assert Profile.load(tmp_path / "p.npz").range("y", peak, "uint8") == Range(0.0, 4.0)
+    assert merged.tensors["y"].memory["peak"]["peak"] == 6

@@ -42,8 +42,9 @@ NODES = [
 GRAPH = make_graph(NODES, {"x": ("float32", (1, 2, 8, 8))}, ["y"], weights(w=(4, 2, 3, 3), b=(4,), gw=(3, 64), gb=(3,)))
 
 
-def quantized(graph: Graph = GRAPH, **kwargs: Any) -> Quantized:
-    return nk.quantize(graph, backend="htp", data=DATA, registry=REGISTRY, **kwargs)
+def quantized(graph: Graph = GRAPH, overrides: Any = None, lenient: bool = False, **kwargs: Any) -> Quantized:
+    request = nk.Request(graph, overrides=overrides, lenient=lenient)
+    return nk.quantize(request, backend="htp", data=DATA, registry=REGISTRY, **kwargs)
 
 
 def test_origins() -> None:
@@ -73,7 +74,7 @@ def test_data_is_needed_once() -> None:
     with pytest.raises(DataError, match="no calibration data"):
         nk.quantize(GRAPH, backend="htp", registry=REGISTRY)
     given = dict(quantized().encodings)
-    again = nk.quantize(GRAPH, backend="htp", overrides=given, registry=REGISTRY)
+    again = nk.quantize(nk.Request(GRAPH, overrides=given), backend="htp", registry=REGISTRY)
     assert all(again.encodings[n].same_grid(e) for n, e in given.items())
 
 
@@ -274,4 +275,4 @@ def test_an_int32_override_stays() -> None:
     graph = make_graph(nodes, {"x": ("float32", (1, 4, 8))}, ["y"], weights(s=(8,), b=(8,)))
     bias = Encoding("int32", 0.001, symmetric=True)
     given = {"x": encoding_for_range(-1, 1, "uint8"), "y": encoding_for_range(-3, 3, "uint8"), "b": bias}
-    assert nk.check(graph, backend="cpu:qdq", overrides=given, registry=REGISTRY).verdict == "accepted"
+    assert nk.check(nk.Request(graph, overrides=given), backend="cpu:qdq", registry=REGISTRY).verdict == "accepted"

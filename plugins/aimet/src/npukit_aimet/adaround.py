@@ -16,7 +16,7 @@ from npukit.quantization import Job, Optimizer
 from npukit_aimet.config import section
 from npukit_aimet.moments import Moments, Problem
 from npukit_aimet.rounding import FEW, Grid, descend, enumerate_all, feed_back, relax
-from npukit_aimet.walk import Visit, layers_of, rewrite, walk
+from npukit_aimet.walk import UnsolvableError, Visit, layers_of, rewrite, walk
 
 _DAMPINGS = (0.01, 0.1)  # GPTQ's default share of the mean diagonal, and a careful one for rows with more weights than data
 
@@ -63,15 +63,19 @@ class AdaRound(Optimizer):
         encodings = job.encodings()
         layers, skipped = layers_of(job.graph, encodings)
         data = job.samples if self.samples is None else open_data(self.samples, job.graph)
-        changed = walk(attrs.evolve(job, samples=data), encodings, layers, self._solve, stage="adaround", limit=self.batches)
-        decided = {layer.weight: encodings[layer.weight].with_origin("optimizer:adaround") for layer in layers}
-        return rewrite(job, decided, changed, skipped, "adaround")
+        trip = walk(attrs.evolve(job, samples=data), encodings, layers, self._solve, stage="adaround", limit=self.batches)
+        done = [layer.weight for layer in layers if layer.weight not in trip.left]
+        decided = {name: encodings[name].with_origin("optimizer:adaround") for name in done}
+        return rewrite(job, decided, trip.changed, [*skipped, *trip.left.values()], "adaround")
 
     def _solve(self, visit: Visit) -> Mapping[str, Array]:
         layer, encoding = visit.layer, visit.encoding
         scale, zero = layer.grid(encoding)
         grid = Grid.around(visit.weights, scale, zero, encoding.qmin, encoding.qmax)
-        rounded = self._best(visit, grid)
+        try:
+            rounded = self._best(visit, grid)
+        except np.linalg.LinAlgError as error:
+            raise UnsolvableError(f"{error}; its weight is rounded to nearest") from None
         found = {layer.weight: layer.restore(rounded).astype(np.float32)}
         return found | (visit.refitted_bias(rounded) if self.refit else {})
 

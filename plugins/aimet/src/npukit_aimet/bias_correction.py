@@ -34,6 +34,7 @@ class BiasCorrection(Optimizer):
             rounded = layer.matrix(stored).astype(np.float64)
             return {layer.weight: stored, **visit.refitted_bias(rounded)}
 
-        changed = walk(job, encodings, layers, solve, stage=self.name, limit=self.batches)
+        trip = walk(job, encodings, layers, solve, stage=self.name, limit=self.batches)
         biases = {layer.bias for layer in layers}
-        return rewrite(job, {}, {n: v for n, v in changed.items() if n in biases}, skipped, self.name)
+        changed = {n: v for n, v in trip.changed.items() if n in biases}
+        return rewrite(job, {}, changed, [*skipped, *trip.left.values()], self.name)

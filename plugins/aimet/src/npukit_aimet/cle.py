@@ -11,7 +11,7 @@ from npukit.encoding import Array
 from npukit.graph import Graph, Node, Tensor
 from npukit.quantization import Job, Optimizer
 from npukit_aimet.decided import refuse_decided
-from npukit_aimet.reads import captured
+from npukit_aimet.reads import captured, is_own
 
 _PASSES = 20
 _LARGEST = 1e4  # of a factor: beyond, a channel is as good as unused
@@ -81,7 +81,7 @@ def _is_layer(graph: Graph, node: Node) -> bool:
     if node.op not in ("Conv", "ConvTranspose") or node.domain:
         return False
     constants = [n for n in node.inputs[1:] if n]
-    if any(graph.constant(n) is None or len(graph.consumers[n]) > 1 for n in constants):
+    if any(graph.constant(n) is None or not is_own(graph, n) for n in constants):
         return False
     groups = int(node.get("group", 1))
     return groups == 1 or (node.op == "Conv" and groups == len(_weight(graph, node)))

@@ -12,6 +12,10 @@ import numpy as np
 
 from npukit.encoding import Array, Encoding, spread
 from npukit.graph import Graph, Node, attribute
+from npukit_aimet.reads import is_own
+
+OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+"""The ops that may be linear."""
 
 
 @attrs.frozen(eq=False)
@@ -208,7 +212,7 @@ def _sources(window: _Window, sizes: tuple[int, ...]) -> tuple[Array, ...]:
 
 def linear_view(graph: Graph, node: Node) -> Linear | None:
     """How a node multiplies its input by a constant; None for other ops, and when no operand is constant."""
-    if node.domain or node.op not in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
+    if node.domain or node.op not in OPS:
         return None
     left = node.op == "MatMul" and graph.constant(node.inputs[0]) is not None
     x, weight = (node.inputs[1], node.inputs[0]) if left else (node.inputs[0], node.inputs[1])
@@ -233,5 +237,5 @@ def _bias(graph: Graph, node: Node, rows: int) -> str:
     """The third input when it is a constant with one value per row that nobody else reads."""
     name = node.input(2)
     data = graph.constant(name)
-    alone = data is not None and data.size == rows and data.shape[-1:] == (rows,) and len(graph.consumers[name]) == 1
-    return name if alone else ""
+    fits = data is not None and data.size == rows and data.shape[-1:] == (rows,)
+    return name if fits and is_own(graph, name) else ""

@@ -22,8 +22,9 @@ _ENOUGH = 1024
 
 @attrs.frozen(eq=False)
 class Moments:
-    """Sums over ``count`` columns, float64. ``second`` (G, K, K): x~ x~'; ``cross`` (G, K, K): x x~'; ``mean`` and ``float_mean``
-    (G, K): x~ and x. Sums of different samples add up."""
+    """Sums over ``count`` columns, float64. ``mean`` and ``float_mean`` (G, K): the means of x~ and x. ``second`` (G, K, K): the
+    sum of (x~ - mean) (x~ - mean)'; ``cross`` (G, K, K): that of (x - float_mean) (x~ - mean)'. Centred, because a difference of
+    raw products loses what varies behind a large mean, and with it definiteness. Moments of different samples add up."""
 
     count: float
     second: Array
@@ -34,19 +35,35 @@ class Moments:
     @staticmethod
     def of(x: Array, quantized: Array) -> Moments:
         """The moments of one sample's columns, (G, K, n) float32 each; the same object twice when both paths agree."""
-        second = _products(quantized, quantized)
-        mean = quantized.sum(axis=2, dtype=np.float64)
+        count = float(x.shape[2])
+        coded = _Centred.of(quantized)
+        second = coded.products(coded)
         if x is quantized:
-            return Moments(float(x.shape[2]), second, second, mean, mean)
-        return Moments(float(x.shape[2]), second, _products(x, quantized), mean, x.sum(axis=2, dtype=np.float64))
+            return Moments(count, second, second, coded.mean, coded.mean)
+        plain = _Centred.of(x)
+        return Moments(count, second, plain.products(coded), coded.mean, plain.mean)
 
     def __add__(self, other: Moments) -> Moments:
-        return Moments(*(getattr(self, f.name) + getattr(other, f.name) for f in attrs.fields(Moments)))
+        """The moments of both (Chan, Golub and LeVeque 1979): each about its own mean, and the two means about the common one."""
+        share = other.count / max(self.count + other.count, 1.0)
+        apart, float_apart = other.mean - self.mean, other.float_mean - self.float_mean
+        return Moments(
+            self.count + other.count,
+            self.second + other.second + self.count * share * _outer(apart, apart),
+            self.cross + other.cross + self.count * share * _outer(float_apart, apart),
+            self.mean + share * apart,
+            self.float_mean + share * float_apart,
+        )
 
     @property
     def hessian(self) -> Array:
         """E[x~ x~'], (G, K, K); zeros without columns."""
-        return self.second / self._divisor
+        return self.second / self._divisor + _outer(self.mean, self.mean)
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether all values are numbers: those of activations that overflowed are not."""
+        return all(bool(np.isfinite(part).all()) for part in (self.second, self.cross, self.mean, self.float_mean))
 
     @property
     def _divisor(self) -> float:
@@ -54,17 +71,52 @@ class Moments:
 
     def problem(self, weights: Array, *, free_bias: bool) -> Problem:
         """The quadratic problem for weights (G, R, K); ``free_bias`` lets the bias follow."""
-        second, cross = self.hessian, self.cross / self._divisor
-        if free_bias:
-            mean, float_mean = self.mean / self._divisor, self.float_mean / self._divisor
-            second = second - mean[:, :, None] * mean[:, None, :]
-            cross = cross - float_mean[:, :, None] * mean[:, None, :]
+        second, cross = self.second / self._divisor, self.cross / self._divisor
+        if not free_bias:
+            second = second + _outer(self.mean, self.mean)
+            cross = cross + _outer(self.float_mean, self.mean)
         return Problem(second, np.matmul(weights.astype(np.float64), cross))
 
     def bias_shift(self, weights: Array, rounded: Array) -> Array:
         """What the best bias adds to the old one, (G, R): W E[x] - V E[x~]."""
-        mean, float_mean = self.mean / self._divisor, self.float_mean / self._divisor
-        return np.asarray((weights @ float_mean[:, :, None] - rounded @ mean[:, :, None])[:, :, 0])
+        return np.asarray((weights @ self.float_mean[:, :, None] - rounded @ self.mean[:, :, None])[:, :, 0])
+
+
+@attrs.frozen(eq=False)
+class _Centred:
+    """Columns about a shift near their mean: ``values`` (G, K, n) float32, of order 1, are in units of ``unit`` (G, K, 1).
+
+    ``rest`` (G, K) is what is left of the mean of the values, ``mean`` that of the columns, float64.
+    """
+
+    values: Array
+    unit: Array
+    rest: Array
+    mean: Array
+
+    @staticmethod
+    @np.errstate(over="ignore", invalid="ignore")  # columns that are not finite have such moments: whoever uses them looks
+    def of(columns: Array) -> _Centred:
+        divisor = max(columns.shape[2], 1)
+        shift = (columns.sum(axis=2, dtype=np.float64) / divisor).astype(np.float32)
+        values = columns - shift[:, :, None]
+        peak = np.maximum(values.max(axis=2, initial=0), -values.min(axis=2, initial=0))
+        # A power of two per channel: exact, and no product of large or small channels leaves the range of float32.
+        exponent = np.clip(np.frexp(peak)[1], -126, 126)[:, :, None]
+        unit = np.ldexp(1.0, exponent)
+        values *= np.ldexp(np.float32(1), -exponent)
+        rest = values.sum(axis=2, dtype=np.float64) / divisor
+        return _Centred(values, unit, rest, shift + rest * unit[:, :, 0])
+
+    def products(self, other: _Centred) -> Array:
+        """The sum of (a - mean) (b - mean)' over all columns, (G, K, K)."""
+        raw = _products(self.values, other.values) - self.values.shape[2] * _outer(self.rest, other.rest)
+        return np.asarray(raw * self.unit * other.unit.swapaxes(1, 2))
+
+
+def _outer(a: Array, b: Array) -> Array:
+    """a b' per group, (G, K, K) of (G, K)."""
+    return np.asarray(a[:, :, None] * b[:, None, :])
 
 
 def _products(a: Array, b: Array) -> Array:

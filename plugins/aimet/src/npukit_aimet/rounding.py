@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import attrs
@@ -20,7 +21,7 @@ from npukit.encoding import Array
 from npukit_aimet.moments import Problem
 
 _BLOCK = 64
-_SILENT = 1e-30
+_TRIES = 6
 FEW = 10
 """Rows with up to so many weights are solved by looking at all 2^K roundings."""
 
@@ -82,12 +83,14 @@ def descend(problem: Problem, grid: Grid, start: Array) -> Array:
 
 def _descend_rows(hessian: Array, target: Array, grid: Grid, start: Array) -> Array:
     """``descend`` for one group, values (R, K). Codes and slopes are float32: a row is finished when its best gain is below their
-    noise."""
-    slope = ((start @ hessian - target) * grid.scale).astype(np.float32)
-    bend = np.maximum(np.diagonal(hessian) * grid.scale**2, np.finfo(np.float32).tiny).astype(np.float32)
-    least = 1e-6 * np.abs(target * start).sum(axis=1)
+    noise; losses are in units of each row, so that neither large nor small ones leave the range of float32."""
+    size, step_size = _power_of_two(np.diagonal(hessian).max()), _power_of_two(grid.scale.max(axis=1, keepdims=True))
+    hessian, relative = hessian / size, grid.scale / step_size
+    slope = ((start @ hessian - target / size) / step_size * relative).astype(np.float32)
+    bend = np.maximum(np.diagonal(hessian) * relative**2, np.finfo(np.float32).tiny).astype(np.float32)
+    least = 1e-6 * np.abs(target / size * start / step_size**2).sum(axis=1)
     finished = np.rint(start / grid.scale + grid.zero)
-    codes, low, high, scale = (a.astype(np.float32) for a in (finished, grid.low, grid.high, grid.scale))
+    codes, low, high, scale = (a.astype(np.float32) for a in (finished, grid.low, grid.high, relative))
     rows, columns = np.arange(len(start)), hessian.astype(np.float32)
     for _ in range(2 * start.shape[1]):  # a bound for rows that would trade rounding errors for ever
         move = np.clip(np.rint(codes - slope / bend), low, high) - codes
@@ -108,19 +111,24 @@ def _descend_rows(hessian: Array, target: Array, grid: Grid, start: Array) -> Ar
     return np.asarray((finished - grid.zero) * grid.scale)
 
 
+def _power_of_two(values: Array) -> Array:
+    """The power of two above each value; 1 for 0."""
+    return np.asarray(np.ldexp(1.0, np.frexp(values)[1]))
+
+
 def feed_back(problem: Problem, grids: Sequence[Grid], weights: Array, *, damping: float) -> list[Array]:
     """Round column by column, most active first, on each of several grids; the columns behind make up for what was lost.
 
-    ``damping``: the share of the mean diagonal that is added to H, with the float weights as the point it pulls to.
+    ``damping``: the share of the mean diagonal that is added to H, with the float weights as the point it pulls to; more where H is
+    not definite. Raises LinAlgError when no damping makes it so.
     """
     found = [np.empty_like(weights) for _ in grids]
     for g in range(weights.shape[0]):
         diagonal = np.diagonal(problem.hessian[g])
-        extra = damping * max(float(diagonal.mean()), _SILENT)  # an input that is always 0 keeps its float weights
+        extra = damping * float(diagonal.mean()) or 1.0  # an input that is always 0 keeps its float weights
         order = np.argsort(-diagonal, kind="stable")
         # H = U U' with U upper triangular and Z U' = T turn the loss into |V U - Z|^2, which is decided from left to right.
-        hessian = problem.hessian[g][np.ix_(order, order)] + extra * np.eye(len(order))
-        upper = np.linalg.cholesky(hessian[::-1, ::-1])[::-1, ::-1]
+        upper, extra = _upper_factor(problem.hessian[g][np.ix_(order, order)], extra)
         target = _solve_upper(upper, (problem.target[g] + extra * weights[g])[:, order].T).T
         # Rows do not know of one another: those of all grids go through the columns together.
         joined = Grid.joined([grid.pick(g).pick((slice(None), order)) for grid in grids])
@@ -128,6 +136,18 @@ def feed_back(problem: Problem, grids: Sequence[Grid], weights: Array, *, dampin
         for into, part in zip(found, np.split(rounded, len(grids)), strict=True):
             into[g][:, order] = part
     return found
+
+
+def _upper_factor(hessian: Array, extra: float) -> tuple[Array, float]:
+    """The upper triangular U with U U' = H + extra I, and the extra it took: ten times more as long as that is not definite."""
+    for power in range(_TRIES):
+        more = extra * 10.0**power
+        damped = hessian + more * np.eye(len(hessian))
+        with suppress(np.linalg.LinAlgError):
+            upper = np.linalg.cholesky(damped[::-1, ::-1])[::-1, ::-1]
+            if np.isfinite(upper).all():
+                return upper, more
+    raise np.linalg.LinAlgError("the second moments are not definite, however much they are damped")
 
 
 def _successive(upper: Array, rest: Array, grid: Grid) -> Array:

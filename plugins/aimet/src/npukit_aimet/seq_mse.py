@@ -38,8 +38,8 @@ class SequentialMse(Optimizer):
             found[visit.layer.weight] = _scaled(visit, factors)
             return {visit.layer.weight: visit.layer.restore(rounded).astype(np.float32)}
 
-        walk(job, encodings, layers, solve, stage=self.name, limit=self.batches, both=False)
-        return rewrite(job, with_room_for_biases(job, encodings, found), {}, skipped, self.name)
+        trip = walk(job, encodings, layers, solve, stage=self.name, limit=self.batches, both=False)
+        return rewrite(job, with_room_for_biases(job, encodings, found), {}, [*skipped, *trip.left.values()], self.name)
 
     def _best(self, visit: Visit) -> tuple[Array, Array]:
         """The factor of every row (G, R), and the weights rounded with it."""

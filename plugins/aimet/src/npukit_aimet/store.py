@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
+import threading
+import weakref
 from collections.abc import Iterator
 from types import TracebackType
-from typing import IO
 
+import attrs
 import numpy as np
 
 from npukit.encoding import Array
@@ -16,52 +19,89 @@ BUDGET = 256 << 20
 
 
 class Store:
-    """One array per sample for every tensor, written and read in the order of the samples; a context manager.
+    """One array per sample for every tensor, in the order of the samples; a context manager.
 
-    Up to ``budget`` bytes stay in memory, the rest goes to unnamed temporary files, one per tensor.
+    Up to ``budget`` bytes stay in memory, the rest goes to unnamed temporary files, one per tensor. Any number of threads may read,
+    and write, at a time: a reader sees the arrays that were there when it began, even when they are dropped meanwhile.
     """
 
-    def __init__(self, budget: int = BUDGET) -> None:
-        self._budget, self._used = budget, 0
-        self._kept: dict[str, list[Array]] = {}
-        self._files: dict[str, IO[bytes]] = {}
+    def __init__(self, budget: int | None = None) -> None:
+        self._budget, self._used = BUDGET if budget is None else budget, 0
+        self._arrays: dict[str, list[Array | _Spilled]] = {}
+        self._files: dict[str, _File] = {}
+        self._changing = threading.Lock()
 
     def append(self, name: str, array: Array) -> None:
         """Add the array of the next sample."""
-        kept = self._kept.setdefault(name, [])
-        if name not in self._files and self._used + array.nbytes <= self._budget:
-            self._used += array.nbytes
-            kept.append(array)
-            return
-        if name not in self._files:
-            self._files[name] = tempfile.TemporaryFile()  # noqa: SIM115  closed by drop
-        np.lib.format.write_array(self._files[name], np.ascontiguousarray(array), allow_pickle=False)
+        with self._changing:
+            arrays = self._arrays.setdefault(name, [])
+            if array.dtype.hasobject:  # strings are no bytes that could be written
+                arrays.append(array)
+            elif self._used + array.nbytes <= self._budget:
+                self._used += array.nbytes
+                arrays.append(array)
+            else:
+                if name not in self._files:
+                    self._files[name] = _File()
+                arrays.append(self._files[name].write(array))
 
     def read(self, name: str) -> Iterator[Array]:
         """The arrays of all samples."""
-        yield from self._kept[name]
-        file = self._files.get(name)
-        if file is None:
-            return
-        end = file.tell()
-        place = 0
-        while place < end:
-            file.seek(place)
-            array = np.lib.format.read_array(file, allow_pickle=False)
-            place = file.tell()
-            file.seek(end)
-            yield array
+        with self._changing:
+            known = tuple(self._arrays[name])
+        return (array.read() if isinstance(array, _Spilled) else array for array in known)
 
     def drop(self, name: str) -> None:
         """Forget a tensor."""
-        self._used -= sum(array.nbytes for array in self._kept.pop(name, ()))
-        file = self._files.pop(name, None)
-        if file is not None:
-            file.close()
+        with self._changing:
+            for array in self._arrays.pop(name, ()):
+                if not isinstance(array, _Spilled) and not array.dtype.hasobject:
+                    self._used -= array.nbytes
+            self._files.pop(name, None)
 
     def __enter__(self) -> Store:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        for name in list(self._kept):
+        for name in list(self._arrays):
             self.drop(name)
+
+
+class _File:
+    """A temporary file that grows at its end, without a position that readers would share; closed when nobody refers to it."""
+
+    def __init__(self) -> None:
+        file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115  closed by the finalizer
+        self.number, self._size = file.fileno(), 0
+        weakref.finalize(self, file.close)
+
+    def write(self, array: Array) -> _Spilled:
+        """Add an array; it can be read once this returns."""
+        place = _Spilled(self, self._size, array.dtype, array.shape)
+        data = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+        done = 0
+        while done < len(data):  # the system may take less than all at once
+            done += os.pwrite(self.number, data[done:], self._size + done)
+        self._size += done
+        return place
+
+
+@attrs.frozen(eq=False)
+class _Spilled:
+    """Where an array lies in a file."""
+
+    file: _File
+    start: int
+    dtype: np.dtype[np.generic]
+    shape: tuple[int, ...]
+
+    def read(self) -> Array:
+        array = np.empty(self.shape, self.dtype)
+        data = array.reshape(-1).view(np.uint8).data
+        done = 0
+        while done < len(data):
+            count = os.preadv(self.file.number, [data[done:]], self.start + done)
+            if not count:
+                raise EOFError("a temporary file of activations is shorter than what was written to it")
+            done += count
+        return array

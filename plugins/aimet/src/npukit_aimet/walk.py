@@ -7,7 +7,7 @@ grow with the number of samples.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import nullcontext
 from itertools import islice
 
@@ -21,9 +21,9 @@ from npukit.errors import DataError, ModelError
 from npukit.events import Event
 from npukit.graph import Graph, Node, Tensor, subgraph
 from npukit.quantization import Job
-from npukit_aimet.linear import Linear, Picks, linear_view
+from npukit_aimet.linear import OPS, Linear, Picks, linear_view
 from npukit_aimet.moments import Gatherer, Moments
-from npukit_aimet.reads import captured, reads
+from npukit_aimet.reads import captured, fixed_nodes, is_own, reads
 from npukit_aimet.store import Store
 
 _MERGED = 32
@@ -32,6 +32,7 @@ _MERGED = 32
 _PER_WEIGHT = 12
 _WORK = 3e8  # multiply-accumulates of the second moments of one path
 _MOST, _LEAST = 40_000, 1024
+_WIDEST = 250_000_000  # entries of a matrix of second moments: 2 GB, and there are several
 
 HOLDOUT = 8
 """Every eighth entry is held out: solutions are compared on samples they have not seen."""
@@ -55,16 +56,35 @@ class Visit:
         """The moments of all samples."""
         return self.seen if self.unseen is None else self.seen + self.unseen
 
+    @property
+    def nearest(self) -> dict[str, Array]:
+        """The weight as it is stored when nobody improves it, by name."""
+        return {self.layer.weight: fake_quantize(self.layer.restore(self.weights).astype(np.float32), self.encoding)}
+
     def refitted_bias(self, rounded: Array) -> dict[str, Array]:
         """The bias that makes up for the mean error of weights ``rounded`` (G, R, K), by name; nothing without a bias."""
         if self.bias is None:
             return {}
         shift = self.all.bias_shift(self.weights, rounded).reshape(self.bias.shape) / self.layer.gain
-        return {self.layer.bias: (self.bias + shift).astype(np.float32)}
+        with np.errstate(over="ignore"):
+            bias = (self.bias + shift).astype(np.float32)
+        return {self.layer.bias: bias} if np.isfinite(bias).all() else {}
 
 
 Solve = Callable[[Visit], Mapping[str, Array]]
-"""What a visit yields: new values of constants on the quantized path, by tensor name."""
+"""What a visit yields: new values of constants on the quantized path, by tensor name. It may raise UnsolvableError."""
+
+
+class UnsolvableError(Exception):
+    """A layer cannot be improved on its data; the message says why. Its weight is rounded to nearest, and the trip goes on."""
+
+
+@attrs.frozen(eq=False)
+class Trip:
+    """What came of a walk: new values of constants, and the layers that could not be improved: weight -> which, and why."""
+
+    changed: Mapping[str, Array]
+    left: Mapping[str, str]
 
 
 @attrs.frozen(eq=False)
@@ -81,14 +101,22 @@ class _Stage:
 def layers_of(graph: Graph, encodings: Mapping[str, Encoding]) -> tuple[list[Linear], list[str]]:
     """The layers with an integer weight of their own, in order; and what is left out, with the reason."""
     found, skipped, inner = [], [], captured(graph)
+    computed = {name for node in fixed_nodes(graph) for name in node.outputs if name}
     for node in graph.nodes:
+        if node.op in OPS and not node.domain and computed.intersection(node.inputs[:2]):
+            skipped.append(f"{node.name}: its weight or its input is computed in the graph, from constants that were not folded")
+            continue
         layer = linear_view(graph, node)
         if layer is None or layer.weight not in encodings or encodings[layer.weight].is_float:
             continue
-        if len(graph.consumers[layer.weight]) > 1 or node.inputs.count(layer.weight) > 1 or layer.weight in inner:
+        if layer.weight in graph.outputs:
+            skipped.append(f"{node.name}: its weight is an output of the model")
+        elif layer.weight in inner or not is_own(graph, layer.weight):
             skipped.append(f"{node.name}: its weight is shared")
+        elif layer.groups * layer.width**2 > _WIDEST:
+            skipped.append(f"{node.name}: {layer.width} weights in a row are too many for second moments")
         else:
-            found.append(layer)
+            found.append(attrs.evolve(layer, bias="") if layer.bias in inner else layer)
     if not found and not skipped:
         skipped.append("every node: no Conv, ConvTranspose, Gemm or MatMul has a constant integer weight")
     return found, skipped
@@ -103,39 +131,53 @@ def walk(
     stage: str,
     limit: int | None = None,
     both: bool = True,
-) -> dict[str, Array]:
-    """Visit ``layers`` in order and return the constants that ``solve`` changed.
+) -> Trip:
+    """Visit ``layers`` in order and gather the constants that ``solve`` changed.
 
-    ``limit`` is the most samples to use; without ``both`` the float path is left out, and its moments are those of the quantized
-    one. Activations on the quantized path have their ``encodings``. Progress is reported as ``stage``. Raises DataError without
+    A layer is rounded to nearest and left alone when its input is not finite, or when ``solve`` raises UnsolvableError. ``limit``
+    is the most samples to use; without ``both`` the float path is left out, and its moments are those of the quantized one.
+    Activations on the quantized path have their ``encodings``. Progress is reported as ``stage``. Raises DataError without
     samples, ModelError when the quantized model does not run.
     """
     if not (layers := list(layers)):
-        return {}
-    graph = _stored(job.graph, encodings)
-    stages = _stages(job.reference, layers)
+        return Trip({}, {})
+    graph, reference = _settled(_stored(job.graph, encodings), encodings), _settled(job.reference, {})
+    stages = _stages(reference, layers)
     total = sum(s.layer is not None for s in stages)
     changed: dict[str, Array] = {}
+    left: dict[str, str] = {}
     with Store() as coded, Store() if both else nullcontext(coded) as plain:
         count = _fill(job, plain, coded, encodings, limit)
         done = 0
         for index, part in enumerate(stages):
             if part.layer is not None:
                 fit, held = _observe(part.layer, plain, coded, _columns(part.layer, count), (job.seed, index))
-                new = solve(_visit(job.reference, part.layer, encodings[part.layer.weight], fit, held))
-                changed |= new
+                visit = _visit(reference, part.layer, encodings[part.layer.weight], fit, held)
+                try:
+                    new = _solved(visit, solve)
+                    changed |= new
+                except UnsolvableError as reason:
+                    left[part.layer.weight] = f"{part.layer.node.name}: {reason}"
+                    new = visit.nearest
                 graph = graph.with_tensors(Tensor.constant(name, value) for name, value in new.items())
                 done += 1
                 job.on_event(Event(stage, done, total, part.layer.node.name))
-            for model, store, grids in ((job.reference, plain, {}), (graph, coded, encodings))[not both :]:
+            for model, store, grids in ((reference, plain, {}), (graph, coded, encodings))[not both :]:
                 _run(model, part, store, grids)
                 for name in part.done:
                     store.drop(name)
-    return changed
+    return Trip(changed, left)
+
+
+def _solved(visit: Visit, solve: Solve) -> Mapping[str, Array]:
+    """What ``solve`` makes of a layer; UnsolvableError where its data says nothing."""
+    if not (visit.seen.is_finite and (visit.unseen is None or visit.unseen.is_finite)):
+        raise UnsolvableError("its input is not finite, its weight is rounded to nearest")
+    return solve(visit)
 
 
 def rewrite(job: Job, decided: Mapping[str, Encoding], changed: Mapping[str, Array], skipped: Iterable[str], name: str) -> Job:
-    """The job with new encodings and constants, and a note about the layers that were left out."""
+    """The job with new encodings and constants, and a note about every layer that was left out."""
     notes = [f"{name} leaves out {reason}" for reason in skipped]
     return job.decide(decided, (Tensor.constant(n, values) for n, values in changed.items()), *notes)
 
@@ -158,6 +200,19 @@ def _stored(graph: Graph, encodings: Mapping[str, Encoding]) -> Graph:
     grids = {n: e for n, e in encodings.items() if n not in later and n in graph.tensors and graph.tensor(n).is_float}
     constants = ((n, e, graph.tensor(n).data) for n, e in grids.items())
     return graph.with_tensors(Tensor.constant(n, fake_quantize(data, e)) for n, e, data in constants if data is not None)
+
+
+def _settled(graph: Graph, encodings: Mapping[str, Encoding]) -> Graph:
+    """The graph with constants for what no input reaches: computed once, not once per sample."""
+    fixed = {id(node) for node in fixed_nodes(graph)}
+    rest = tuple(node for node in graph.nodes if id(node) not in fixed)
+    made = {name for node in graph.nodes if id(node) in fixed for name in node.outputs}
+    wanted = [name for name in dict.fromkeys(n for node in rest for n in reads(graph, node)) if name in made]
+    if not wanted:
+        return graph.evolve(nodes=rest)
+    with _model(graph, (), wanted, encodings) as model:
+        found = model.run({})
+    return graph.evolve(nodes=rest).with_tensors(Tensor.constant(name, found[name]) for name in wanted)
 
 
 def _stages(graph: Graph, layers: list[Linear]) -> list[_Stage]:
@@ -240,10 +295,7 @@ def _run(graph: Graph, part: _Stage, store: Store, encodings: Mapping[str, Encod
     """Compute the outputs of a stage for all samples."""
     if not part.outputs:
         return
-    piece = subgraph(graph, part.inputs, part.outputs)
-    inner = {n: e for n, e in encodings.items() if n in piece.tensors and n not in part.inputs and not piece.tensors[n].is_constant}
-    lowered = insert_qdq(piece, inner) if inner else piece
-    with OrtModel(lowered, part.outputs, fuse_qdq=False) as model:
+    with _model(graph, part.inputs, part.outputs, encodings) as model:
         for values in _rows(store, part.inputs):
             try:
                 found = model.run(values)
@@ -254,6 +306,13 @@ def _run(graph: Graph, part: _Stage, store: Store, encodings: Mapping[str, Encod
                 raise ModelError(f"{where}: {error.message}", hint=hint) from None
             for name, array in found.items():
                 store.append(name, array)
+
+
+def _model(graph: Graph, inputs: Sequence[str], outputs: Sequence[str], encodings: Mapping[str, Encoding]) -> OrtModel:
+    """A part of the graph, ready to run, with encodings on the activations that it makes."""
+    piece = subgraph(graph, inputs, outputs)
+    inner = {n: e for n, e in encodings.items() if n in piece.tensors and n not in inputs and not piece.tensors[n].is_constant}
+    return OrtModel(insert_qdq(piece, inner) if inner else piece, outputs, fuse_qdq=False)
 
 
 def _rows(store: Store, names: tuple[str, ...]) -> Iterator[dict[str, Array]]:

@@ -17,12 +17,14 @@ from npukit.backend import (
     Lowering,
     OpConstraint,
     OpCost,
+    Option,
     Precision,
     Soc,
     load_constraints,
     load_socs,
 )
 from npukit.encoding import Array, Encoding
+from npukit.errors import UsageError
 from npukit.graph import Graph, Node, fold_batch_norm, fold_constants, remove_dead_nodes
 from npukit_htp.arithmetic import arithmetic
 from npukit_htp.cost import estimate
@@ -62,6 +64,11 @@ class HtpBackend(KernelBackend):
     # Open dimensions must be fixed before a model is compiled (onnxruntime docs, QNN Execution Provider).
     static_shapes = True
 
+    def options(self) -> tuple[Option, ...]:
+        """How much of the tightly coupled memory a graph may use: a session of the vendor's runtime has such a setting too."""
+        text = "tightly coupled memory that the graph may use, in MB (0: all of the chip's)"
+        return (Option("vtcm_mb", int, 0, help=text, effect="cost"),)
+
     def socs(self) -> tuple[Soc, ...]:
         return _socs()
 
@@ -86,7 +93,11 @@ class HtpBackend(KernelBackend):
 
     def estimate(self, graph: Graph, encodings: Mapping[str, Encoding], soc: Soc) -> tuple[OpCost, ...]:
         """A roofline of published peak figures (``npukit_htp.cost``); no time for SoCs without such figures."""
-        return estimate(graph, encodings, soc)
+        limit = self.settings["vtcm_mb"]
+        if limit and limit > (soc.memory_mb or limit):
+            hint = f"{soc.name} has {soc.memory_mb:g} MB"
+            raise UsageError(f"setting 'vtcm_mb' is {limit}, more than the chip has", hint=hint, code="setting")
+        return estimate(graph, encodings, attrs.evolve(soc, memory_mb=limit) if limit else soc)
 
     def arithmetic(self) -> tuple[Arithmetic, ...]:
         """The schemes and their measured agreement with the vendor's simulator."""

@@ -54,8 +54,8 @@ def _other(node: Node, name: str) -> str:
 
 
 def _value(graph: Graph, name: str) -> float | None:
-    data = graph.constant(name)
-    return float(data.reshape(-1)[0]) if data is not None and data.size == 1 else None
+    data = graph.constant(name) if name and graph.tensor(name).size == 1 else None
+    return None if data is None else float(data.reshape(-1)[0])
 
 
 def _times(graph: Graph, node: Node, factor: float) -> str | None:

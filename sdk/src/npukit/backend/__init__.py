@@ -4,21 +4,29 @@ from npukit.backend.base import Arithmetic, Backend, Precision
 from npukit.backend.call import Accumulator, Call, Kernel, Result
 from npukit.backend.constraint import Caveat, OpConstraint, Port, Problem, Soc, grid_matches, load_constraints, load_socs
 from npukit.backend.cost import OpCost, TotalCost, bytes_of, count_costs, total
+from npukit.backend.edge import LAYOUTS, Edge
 from npukit.backend.fast import FastCall, Lowering, Operand
 from npukit.backend.kernel import FORMS, KernelBackend
+from npukit.backend.option import EFFECTS, Option
 from npukit.backend.ports import port_axis
 from npukit.backend.recent import Recent
 from npukit.backend.rules import Plan, Rules
+from npukit.backend.scheme import SCHEMAS, Scheme
 from npukit.backend.session import OpTime, Program, Session, check_feeds
+from npukit.backend.target import Selection, Target
 from npukit.backend.value import Value
 
 __all__ = [
+    "EFFECTS",
     "FORMS",
+    "LAYOUTS",
+    "SCHEMAS",
     "Accumulator",
     "Arithmetic",
     "Backend",
     "Call",
     "Caveat",
+    "Edge",
     "FastCall",
     "Kernel",
     "KernelBackend",
@@ -27,6 +35,7 @@ __all__ = [
     "OpCost",
     "OpTime",
     "Operand",
+    "Option",
     "Plan",
     "Port",
     "Precision",
@@ -35,8 +44,11 @@ __all__ = [
     "Recent",
     "Result",
     "Rules",
+    "Scheme",
+    "Selection",
     "Session",
     "Soc",
+    "Target",
     "TotalCost",
     "Value",
     "bytes_of",

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import abc
+import copy
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar, Self
 
 import attrs
 
 from npukit.backend.constraint import OpConstraint, Problem, Soc
 from npukit.backend.cost import OpCost, count_costs
+from npukit.backend.option import Option, read_settings
+from npukit.backend.scheme import Scheme
 from npukit.backend.session import Program, Session, stored_type
 from npukit.encoding import Encoding
 from npukit.errors import UsageError, did_you_mean
@@ -62,11 +65,30 @@ class Backend(abc.ABC):
     static_shapes: bool = False
     plans_as: str = ""
     exports: ClassVar[Mapping[str, str]] = {}
+    _settings: Mapping[str, Any] | None = None
 
     @property
     def missing(self) -> str:
         """What must be installed before anything can run, as a command; "" when nothing is missing."""
         return ""
+
+    def options(self) -> tuple[Option, ...]:
+        """The settings that a user may give (``--set NAME=VALUE``); every method reads their values in ``self.settings``."""
+        return ()
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """The value of every option: the defaults, or what ``configured`` was given."""
+        return {o.name: o.default for o in self.options()} if self._settings is None else self._settings
+
+    def configured(self, settings: Mapping[str, Any]) -> Self:
+        """A copy of this backend with some settings, the others at their defaults.
+
+        Raises UsageError for an unknown setting, with a did-you-mean, and for a value that is not allowed.
+        """
+        found = copy.copy(self)
+        object.__setattr__(found, "_settings", read_settings(self.options(), settings, f"backend '{self.name}'"))
+        return found
 
     def socs(self) -> tuple[Soc, ...]:
         """The SoCs this backend knows; at least one."""
@@ -92,6 +114,10 @@ class Backend(abc.ABC):
     def precision(self, soc: Soc) -> Precision:
         """The default types on ``soc``."""
         return Precision()
+
+    def scheme(self, soc: Soc) -> Scheme:
+        """How ranges, weights and biases become grids on ``soc``."""
+        return Scheme()
 
     def fusions(self) -> tuple[tuple[str, ...], ...]:
         """Op sequences that run as one, such as ("Conv", "Relu"): the tensors inside take the grid of the last output."""

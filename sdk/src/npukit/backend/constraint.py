@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ class Port:
     ``symmetric``: None (free), "always", or "channel" (only where per-channel). ``same_as`` names a port that shares the grid
     ("in[0]"); with ``soft`` the tie is a preference that a fixed grid or an override may break. ``fixed`` gives, per encoding
     type, the only (scale, zero point) allowed. ``derived`` means scale = scale of in[0] x scale of in[1], zero point 0.
+    ``bias`` is a bias whose grid the backend's Scheme makes in another way. ``power_of_two`` demands scales that are powers of two.
     ``constant`` requires a constant tensor, ``dynamic`` one that is not constant. ``dims`` gives for some axes the least and the
     largest size accepted. ``optional`` ports may be absent.
     """
@@ -46,6 +48,8 @@ class Port:
     soft: bool = False
     fixed: Mapping[str, tuple[float, int]] = attrs.field(factory=dict, converter=_fixed)
     derived: bool = False
+    bias: bool = False
+    power_of_two: bool = False
     constant: bool = False
     dynamic: bool = False
     dims: Mapping[int, tuple[int, int]] = attrs.field(factory=dict, converter=_spans)
@@ -60,8 +64,8 @@ def _attributes(value: Mapping[str, Iterable[Any]]) -> Mapping[str, tuple[Any, .
 class Caveat:
     """What a user must know of a form that is accepted: a finding with a rule name of its own.
 
-    ``below`` limits it to chips before that architecture ("v69"). ``severity`` is "warning", or "unknown" where sources contradict
-    one another.
+    ``below`` limits it to chips before that architecture ("v69"), ``since`` to that one and later ones. ``severity`` is "warning",
+    or "unknown" where sources contradict one another.
     """
 
     rule: str
@@ -69,6 +73,11 @@ class Caveat:
     hint: str = ""
     below: str = ""
     severity: str = "warning"
+    since: str = ""
+
+    def concerns(self, soc: Soc) -> bool:
+        """Whether it is about a chip."""
+        return _within(soc, self.since, "") and not (self.below and soc.version >= arch_version(self.below))
 
 
 def _caveat(value: Caveat | Mapping[str, str] | None) -> Caveat | None:
@@ -84,7 +93,8 @@ class OpConstraint:
     """One accepted form of an op; an op may have several, and a node is legal when one of them accepts all its ports.
 
     ``variadic`` repeats the last input port for all further inputs. ``attributes`` maps ONNX attributes to allowed values;
-    ``min_arch`` is the first architecture that has this form, ``max_rank`` the highest rank of in[0]. ``source`` and
+    ``min_arch`` is the first architecture that has this form, ``max_arch`` the last one, ``features`` what a SoC must have
+    (``Soc.features``), ``max_rank`` the highest rank of in[0]. ``source`` and
     ``confidence`` (high, medium, low) say where the row comes from. ``caveat`` is a finding about nodes of this form: accepted,
     with a result that may be wrong.
     """
@@ -102,8 +112,19 @@ class OpConstraint:
     min_rank: int = 0
     max_rank: int | None = None
     min_arch: str = ""
+    max_arch: str = ""
+    features: frozenset[str] = attrs.field(default=frozenset(), converter=_names)
     caveat: Caveat | None = attrs.field(default=None, converter=_caveat)
     doc: str = ""
+
+    def missing(self, soc: Soc) -> str:
+        """What a chip lacks for this form, "" when nothing: "v73 or later", "up to v69", "the feature 'depthwise'"."""
+        if not _within(soc, self.min_arch, ""):
+            return f"{self.min_arch} or later"
+        if not _within(soc, "", self.max_arch):
+            return f"an architecture up to {self.max_arch}"
+        absent = sorted(name for name in self.features if not soc.features.get(name))
+        return f"the feature '{absent[0]}'" if absent else ""
 
     def input_port(self, index: int) -> Port | None:
         """The port of input ``index``; the last one repeats when variadic; None when the op takes no such input."""
@@ -118,7 +139,8 @@ class OpConstraint:
 
 @attrs.frozen
 class Soc:
-    """A chip, as data. ``arch`` orders features ("v73"); ``memory_mb`` is the tightly coupled memory, None when unknown."""
+    """A chip, as data. ``arch`` orders generations ("v73", "v2.1"); ``features`` has what else op constraints may ask for, by name
+    ({"depthwise": True}); ``memory_mb`` is the tightly coupled memory, None when unknown."""
 
     name: str
     arch: str
@@ -129,14 +151,25 @@ class Soc:
     features: Mapping[str, Any] = attrs.field(factory=dict)
 
     @property
+    def version(self) -> tuple[int, ...]:
+        """The numbers in ``arch``: (73,) for "v73", (2, 1) for "v2.1"; () when there is none."""
+        return arch_version(self.arch)
+
+    @property
     def generation(self) -> int:
-        """The number in ``arch``: 73 for "v73"; 0 when there is none."""
-        return arch_number(self.arch)
+        """The first number in ``arch``: 73 for "v73", 2 for "v2.1"; 0 when there is none."""
+        return next(iter(self.version), 0)
 
 
-def arch_number(arch: str) -> int:
-    digits = "".join(c for c in arch if c.isdigit())
-    return int(digits) if digits else 0
+def arch_version(arch: str) -> tuple[int, ...]:
+    """The numbers in the name of an architecture, which order it among others."""
+    return tuple(int(digits) for digits in re.findall(r"\d+", arch))
+
+
+def _within(soc: Soc, first: str, last: str) -> bool:
+    """Whether a chip lies between two architectures, either of which may be open. ("v2" covers "v2.1" as the last one.)"""
+    newest = arch_version(last)
+    return soc.version >= arch_version(first) and (not last or soc.version[: len(newest)] <= newest)
 
 
 @attrs.frozen

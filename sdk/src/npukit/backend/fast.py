@@ -273,12 +273,13 @@ def lower(program: Program, integer: Mapping[str, Lowering], real: Mapping[str, 
     """The fragments of all nodes that have a fast form, by the place of the node in the graph.
 
     ``integer`` are the lowerings of nodes that compute in integers, ``real`` those of the others; ``compute`` runs a node's kernel.
+    Nodes with constants that a program does not keep have none: a session of ONNX Runtime would keep them.
     """
     found = {}
     for index, node in enumerate(program.graph.nodes):
         call = FastCall(program, index, compute)
         lowering = (integer if call.type == "int" else real).get(node.key)
-        if lowering is not None and lowering(call):
+        if lowering is not None and program.payload.deferred.isdisjoint(node.inputs) and lowering(call):
             found[index] = call.fragment()
     return found
 

@@ -9,6 +9,7 @@ import attrs
 import numpy as np
 
 from npukit.backend.call import Accumulator, Call, Kernel, Result
+from npukit.backend.constants import Constants, joined, parts_of
 from npukit.backend.constraint import Problem
 from npukit.backend.fast import Segment, lower, stages
 from npukit.backend.recent import Recent
@@ -16,7 +17,7 @@ from npukit.backend.session import Program, Session, stored_type
 from npukit.backend.value import Value, value_of
 from npukit.encoding import Array, Encoding
 from npukit.errors import ConstraintError
-from npukit.graph import Graph, Node, evaluate_node
+from npukit.graph import Graph, Node, evaluate_node, host_nodes
 
 if TYPE_CHECKING:
     from npukit.backend.kernel import KernelBackend
@@ -49,6 +50,7 @@ class Interpreter(Session):
         super().__init__(program)
         soc, nodes = program.soc, program.graph.nodes
         self._backend = backend
+        self._constants: Constants = program.payload
         self._kernels = backend.kernels(soc)
         self._types = {node.name: program.type_of(node) for node in nodes}
         self._refuse_without_kernel()
@@ -62,9 +64,10 @@ class Interpreter(Session):
     def _run(self, feeds: Mapping[str, Array], tensors: Sequence[str]) -> dict[str, Array]:
         plan = self._plan(tensors)
         encodings = self.program.encodings
-        values: dict[str, Value] = dict(self.program.payload)
+        values: dict[str, Value] = dict(self._constants.kept)
         values |= {name: value_of(np.asarray(feeds[name]), encodings.get(name)) for name in plan.inputs}
         found = {name: values[name].real() for name in tensors if name in values}
+        found |= {name: self._constants[name].real() for name in tensors if name in self._constants.deferred}
         for step in plan.steps:
             if isinstance(step.run, Segment):
                 made, shown = step.run.run(values, feeds)
@@ -78,16 +81,19 @@ class Interpreter(Session):
         return {name: found[name] for name in tensors}
 
     def metrics(self) -> dict[str, Any]:
-        """How many nodes run in the fast form, in how many segments, which on numpy kernels, which on the ONNX reference."""
+        """How many nodes run in the fast form, in how many segments, which on numpy kernels, which in float by the reference."""
         nodes = self.program.graph.nodes
-        slow = [n for index, n in enumerate(nodes) if index not in self._fast]
+        host = host_nodes(self.program.graph)
+        slow = [n for index, n in enumerate(nodes) if index not in self._fast and (n.key in self._kernels or n.name not in host)]
         numpy, reference = ([f"{n.name} ({n.op})" for n in slow if (n.key in self._kernels) is has] for has in (True, False))
         segments = sum(stage[0] in self._fast for stage in self._stages)
         return {"nodes": len(nodes), "fast": len(self._fast), "segments": segments, "numpy": numpy, "reference": reference}
 
     def _refuse_without_kernel(self) -> None:
         """Raise ConstraintError when there are nodes without a kernel that nobody asked to compute in float."""
-        missing = [n for n in self.program.graph.nodes if n.key not in self._kernels and self._types[n.name] == "int"]
+        host = host_nodes(self.program.graph)  # a compiler knows all shapes: what computes them is not for the chip
+        absent = [n for n in self.program.graph.nodes if n.key not in self._kernels and n.name not in host]
+        missing = [n for n in absent if self._types[n.name] == "int"]
         if missing:
             hint = "--float-fallback computes it in float16"
             found = [(n, f"node '{n.name}' ({n.key}) has no kernel in backend '{self._backend.name}'") for n in missing]
@@ -127,10 +133,19 @@ class Interpreter(Session):
     def _compute(self, index: int, values: Mapping[str, Value]) -> dict[str, Value]:
         """The outputs of a node, computed by its kernel."""
         node = self.program.graph.nodes[index]
+        deferred = self._constants.deferred.intersection(node.inputs)
+        inputs = [(self._constants[n] if n in deferred else values[n]) if n else None for n in node.inputs]
         # What overflows or is undefined becomes infinite, NaN or saturates, as on the chip; numpy need not warn of it.
         with np.errstate(all="ignore"):
-            results = self._results(node, tuple(values[n] if n else None for n in node.inputs), self._memo[index])
+            results = self._in_parts(node, inputs) if deferred else self._results(node, inputs, self._memo[index])
         return dict(zip(node.outputs, results, strict=False))
+
+    def _in_parts(self, node: Node, inputs: Sequence[Value | None]) -> list[Value]:
+        """The outputs of a node with large constants, of which nothing is kept."""
+        wanted = self.program.encodings.get(node.outputs[0])
+        parts = parts_of(node, inputs, wanted) if self._types[node.name] == "int" else [inputs]
+        results = [self._results(node, part, {}) for part in parts]
+        return results[0] if len(results) == 1 else [joined([first for first, *_ in results])]
 
     def _results(self, node: Node, inputs: Sequence[Value | None], memo: dict[str, Any]) -> list[Value]:
         kind, kernel = self._types[node.name], self._kernels.get(node.key, self._reference)

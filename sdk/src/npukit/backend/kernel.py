@@ -10,12 +10,12 @@ import numpy as np
 
 from npukit.backend.base import Backend
 from npukit.backend.call import Accumulator, Kernel
+from npukit.backend.constants import Constants
 from npukit.backend.constraint import Soc
 from npukit.backend.fast import Lowering
 from npukit.backend.interpreter import Interpreter
 from npukit.backend.ort import is_installed
 from npukit.backend.session import Program, Session
-from npukit.backend.value import value_of
 from npukit.encoding import Array, Encoding, container
 from npukit.graph import Graph, Node
 
@@ -60,9 +60,8 @@ class KernelBackend(Backend):
         return codes.astype(container(out))
 
     def compile(self, graph: Graph, encodings: Mapping[str, Encoding], soc: Soc) -> Program:
-        constants = {name: value_of(t.data, encodings.get(name)) for name, t in graph.tensors.items() if t.data is not None}
         types = self.types(graph, encodings, soc)
-        return Program(self.name, soc, graph, dict(encodings), constants, types=types)
+        return Program(self.name, soc, graph, dict(encodings), Constants(graph, encodings), types=types)
 
     def open(self, program: Program, kernels: str = "") -> Session:
         """Load a program; ``kernels`` is one of FORMS.

@@ -14,7 +14,7 @@ def takes_plain_integers(port: Port) -> bool:
 
 def is_weight(port: Port) -> bool:
     """Whether a constant that enters by this port is a weight: the op takes it as a constant only, or with scales per channel."""
-    return port.constant or port.axis is not None or "channel" in port.granularity
+    return not port.bias and (port.constant or port.axis is not None or "channel" in port.granularity)
 
 
 def input_ports(node: Node, row: OpConstraint) -> list[tuple[str, Port]]:

@@ -8,13 +8,13 @@ from functools import partial
 import attrs
 
 from npukit.backend.base import Backend, Precision
-from npukit.backend.constraint import OpConstraint, Port, Problem, Soc, arch_number
+from npukit.backend.constraint import OpConstraint, Port, Problem, Soc
 from npukit.backend.findings import Report, dtype_finding, grid_findings, tensor_findings
 from npukit.backend.generic import GENERIC
 from npukit.backend.ports import input_ports, is_weight, output_ports, takes_plain_integers
 from npukit.backend.ties import fused, ties
-from npukit.encoding import INT_BITS, Encoding, Fixed, Shared
-from npukit.graph import Graph, Node, attribute
+from npukit.encoding import FLOAT_BITS, INT_BITS, Encoding, Fixed, Shared
+from npukit.graph import Graph, Node, attribute, host_nodes
 
 
 @attrs.frozen(eq=False)
@@ -22,7 +22,8 @@ class Plan:
     """What the constraints ask of a graph before any range is known.
 
     ``activations`` and ``weights`` map float tensors to the encoding type they get when nobody decided; ``weight_ports`` holds
-    the port a weight enters by; ``derived`` maps a bias to the (input, weight) whose scales it multiplies.
+    the port a weight enters by; ``derived`` maps a bias to the (input, weight) that its grid follows from. ``symmetric`` are the
+    activations that some port wants a symmetric grid of.
     """
 
     activations: Mapping[str, str]
@@ -31,6 +32,7 @@ class Plan:
     derived: Mapping[str, tuple[str, str]]
     shared: tuple[Shared, ...]
     fixed: tuple[Fixed, ...]
+    symmetric: frozenset[str] = frozenset()
 
 
 @attrs.frozen(eq=False)
@@ -76,12 +78,15 @@ class Rules:
         derived: dict[str, tuple[str, str]] = {}
         shared: list[Shared] = []
         fixed: list[Fixed] = []
+        symmetric: set[str] = set()
 
         def planned(wish: Precision, name: str, port: Port) -> str:
             if name in activations:
                 return activations[name]
             if name in given:
                 return given[name].dtype
+            if not graph.tensor(name).is_constant:
+                return graph.tensor(name).dtype
             return _constant_dtype(graph, name, port, wish)
 
         for node in graph.nodes:
@@ -95,27 +100,49 @@ class Rules:
                 if not tensor.is_constant or not tensor.is_float:
                     continue
                 dtype = type_of(name, port)
-                if port.derived and dtype in ("int8", "int16", "int32") and activations.get(node.inputs[0]) != "float32":
+                if (
+                    (port.derived or port.bias)
+                    and dtype in ("int8", "int16", "int32")
+                    and activations.get(node.inputs[0]) != "float32"
+                ):
                     derived[name] = (node.inputs[0], node.inputs[1])
                 elif is_weight(port) and dtype != "float32":
                     weights[name], ports[name] = dtype, port
                 elif dtype != "float32":
                     activations[name] = dtype
             shared += ties(graph, node, row)
+            ports_of = (*input_ports(node, row), *output_ports(node, row))
+            symmetric |= {n for n, p in ports_of if p.symmetric == "always" and n in activations}
             fixed += [Fixed(name, port.fixed, f"{node.op} '{node.name}'") for name, port in output_ports(node, row) if port.fixed]
         for name in weights:
             activations.pop(name, None)
         shared += [tie for tie in fused(graph, self.backend.fusions()) if not given.keys() & set(tie.inner)]
-        return Plan(activations, weights, ports, derived, tuple(shared), tuple(fixed))
+        return Plan(activations, weights, ports, derived, tuple(shared), tuple(fixed), frozenset(symmetric))
 
-    def validate(self, graph: Graph, encodings: Mapping[str, Encoding], *, float_fallback: bool = False) -> tuple[Problem, ...]:
+    def validate(
+        self,
+        graph: Graph,
+        encodings: Mapping[str, Encoding],
+        *,
+        types: Mapping[str, str] | None = None,
+        float_fallback: bool = False,
+    ) -> tuple[Problem, ...]:
         """Every violation of the rows by a graph whose tensors have ``encodings`` (none: the tensor's own type).
 
-        With ``float_fallback`` an op that the backend accepts in float16 but has no kernel for is a warning, not an error.
+        ``types`` says what nodes compute in, by name; one that differs from what the backend plans is judged with its tensors in
+        that type, as it runs between a dequantize and a quantize. With ``float_fallback``, or for a node that computes in float
+        anyway, an op that the backend accepts in float16 but has no kernel for is a warning, not an error. Nodes that only compute
+        shapes and indices from shapes are not for the chip: they are left out.
         """
         found: list[Problem] = list(self._dynamic_shapes(graph))
+        planned = self.backend.types(graph, encodings, self.soc) if types else {}
+        host = host_nodes(graph)
         for node in graph.nodes:
-            found += self._check_node(graph, node, encodings, float_fallback)
+            asked = types.get(node.name, "") if types else ""
+            floats = asked if asked in FLOAT_BITS and planned.get(node.name) != asked else ""
+            seen = _in_float(graph, node, encodings, floats) if floats else encodings
+            if node.name not in host:
+                found += self._check_node(graph, node, seen, float_fallback or asked in FLOAT_BITS)
         return tuple(found)
 
     def _dynamic_shapes(self, graph: Graph) -> Iterator[Problem]:
@@ -191,17 +218,16 @@ class Rules:
                 yield from grid_findings(graph, node, name, port, encodings, report)
 
     def _structure(self, graph: Graph, node: Node, row: OpConstraint, report: Report) -> Iterator[Problem]:
-        if arch_number(row.min_arch) > self.soc.generation:
+        missing = row.missing(self.soc)
+        if missing:
             what = f"{node.op} in this form" + (f" ({row.variant})" if row.variant else "")
-            yield report(
-                "arch", "", f"{what} needs {row.min_arch} or later, {self.soc.name} is {self.soc.arch}", "choose another SoC"
-            )
+            yield report("arch", "", f"{what} needs {missing}, {self.soc.name} is {self.soc.arch}", "choose another SoC")
         for name, allowed in row.attributes.items():
             value = attribute(node, name)
             if value not in allowed:
                 shown = " or ".join(str(v) for v in allowed)
                 yield report("attribute", "", f"attribute {name} is {value}, allowed is {shown}")
-        if row.caveat is not None and (not row.caveat.below or self.soc.generation < arch_number(row.caveat.below)):
+        if row.caveat is not None and row.caveat.concerns(self.soc):
             yield report(row.caveat.rule, "", row.caveat.message, row.caveat.hint, row.caveat.severity)
         given = [n for n in node.inputs if n]
         if not row.variadic and len(given) > len(row.inputs):
@@ -218,6 +244,13 @@ class Rules:
         elif not row.min_rank <= len(shape) <= (row.max_rank if row.max_rank is not None else len(shape)):
             limit = f"{row.min_rank} to {row.max_rank}" if row.min_rank else f"at most {row.max_rank}"
             yield report("rank", node.inputs[0], f"rank {len(shape)}, allowed is {limit}")
+
+
+def _in_float(graph: Graph, node: Node, encodings: Mapping[str, Encoding], dtype: str) -> Mapping[str, Encoding]:
+    """``encodings`` with those of a node's float tensors in a float type."""
+    names = [n for n in (*node.inputs, *node.outputs) if n and graph.tensor(n).is_float]
+    kept = {n: e for n, e in encodings.items() if n not in names}
+    return kept if dtype == "float32" else {**kept, **dict.fromkeys(names, Encoding(dtype))}
 
 
 def _free(op: str) -> OpConstraint:

@@ -1,41 +1,123 @@
-"""The encoding of a bias, which follows from those of its input and weight."""
+"""Scheme: how the ranges, weights and biases of a chip become grids."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
 
 import attrs
 import numpy as np
 
-from npukit.encoding import Encoding
+from npukit.encoding import FLOAT_BITS, MIN_RANGE, Array, Encoding, GridForm, encoding_for_range, encoding_for_weights
+from npukit.errors import EncodingError
 from npukit.graph import Tensor
 
+SCHEMAS = ("asymmetric", "symmetric", "unsigned-symmetric", "symmetric-with-uint8")
 # Half of the int32 range for the bias leaves the other half to the products.
 _INT32_ROOM = float(1 << 30)
 
 
-def with_room_for_bias(x: Encoding | None, w: Encoding, bias: Tensor) -> Encoding:
-    """The weight encoding with scales so large that the bias, at input scale x weight scale, fits into int32.
+def _known(instance: object, attribute: Any, value: str) -> None:
+    if value not in SCHEMAS:
+        raise EncodingError(f"there is no schema '{value}'", hint=f"one of {', '.join(SCHEMAS)}")
 
-    Channels with tiny weights and 16-bit inputs would overflow otherwise; ONNX Runtime's and AIMET's quantizers do the same.
+
+@attrs.frozen
+class Scheme:
+    """How grids are made. The default is that of most accelerators: asymmetric activations, signed symmetric weights, int32 biases
+    at input scale times weight scale.
+
+    ``activations`` and ``weights`` name schemas. "asymmetric": the range is spread over all codes. "symmetric": zero point 0
+    (unsigned types: in the middle). "unsigned-symmetric": a range without negative values gets the unsigned type of the same width
+    with zero point 0, another one the signed symmetric grid (AIMET's flag of that name). "symmetric-with-uint8": the same in a
+    signed type, whose lowest code is then the zero point (Glow's SymmetricWithUInt8, https://github.com/pytorch/glow). Weights of
+    unsigned types stay asymmetric unless a constraint asks for symmetry.
+
+    ``power_of_two`` rounds scales up to powers of two. ``limits`` are the only codes used of a type ({"int8": (-127, 127)});
+    ``min_range`` is the least width of a range. A chip with other rules overrides the methods.
     """
-    if x is None or x.is_float or w.granularity not in ("tensor", "channel") or bias.data is None:
-        return w
-    largest = np.abs(bias.data.astype(np.float64)).reshape(-1)
-    least = (largest if w.granularity == "channel" else largest.max(initial=0)) / (float(x.steps) * _INT32_ROOM)
-    if least.shape != w.steps.shape or np.all(least <= w.steps):
-        return w
-    return attrs.evolve(w, scale=np.maximum(w.steps, least))
 
+    activations: str = attrs.field(default="asymmetric", validator=_known)
+    weights: str = attrs.field(default="symmetric", validator=_known)
+    power_of_two: bool = False
+    limits: Mapping[str, tuple[int, int]] = attrs.field(factory=dict)
+    min_range: float = MIN_RANGE
 
-def derived_bias(x: Encoding | None, w: Encoding | None, bias: Tensor) -> Encoding | None:
-    """int32 with the product of both scales, or None when one side is float: then the bias stays float too."""
-    if x is None or w is None or x.is_float or w.is_float or bias.shape is None:
-        return None
-    scale = np.asarray(x.steps.astype(np.float64) * w.steps.astype(np.float64))
-    if w.granularity in ("block", "lpbq"):
-        return None
-    per_channel = scale.size > 1
-    axis = len(bias.shape) - 1 if per_channel else None
-    scale = scale.reshape(-1) if per_channel else scale.reshape(())
-    # A float32 product of tiny scales may reach zero; the smallest normal number keeps the grid usable.
-    tiny = np.finfo(np.float32).tiny
-    return Encoding("int32", np.maximum(scale, tiny), axis=axis, symmetric=True, origin="derived")
+    @cached_property
+    def form(self) -> GridForm:
+        """What all grids have in common."""
+        return GridForm(self.limits, self.power_of_two, self.min_range)
+
+    def activation(
+        self, low: float, high: float, dtype: str, *, symmetric: bool | None = None, origin: str = "calibrated"
+    ) -> Encoding:
+        """The grid of type ``dtype`` for real values in [low, high]; ``symmetric`` True or False overrules the schema."""
+        if dtype in FLOAT_BITS:
+            return Encoding(dtype, origin=origin)
+        schema = self.activations if symmetric is None else "symmetric" if symmetric else "asymmetric"
+        if schema in ("unsigned-symmetric", "symmetric-with-uint8"):
+            signed = f"int{dtype.partition('int')[2]}"
+            if low < 0:
+                dtype, schema = signed, "symmetric"
+            elif schema == "unsigned-symmetric":
+                dtype = f"u{signed}"
+            else:
+                dtype = signed
+        return encoding_for_range(low, high, dtype, symmetric=schema == "symmetric", origin=origin, form=self.form)
+
+    def weight(
+        self,
+        data: Array,
+        dtype: str,
+        *,
+        granularity: str = "tensor",
+        axis: int | None = None,
+        block_size: int | None = None,
+        symmetric: bool | None = None,
+        origin: str = "calibrated",
+    ) -> Encoding:
+        """The grid of type ``dtype`` for constant values; the parameters are those of ``encoding_for_weights``."""
+        if symmetric is None:
+            symmetric = self.weights != "asymmetric" and not dtype.startswith("u")
+        return encoding_for_weights(
+            data,
+            dtype,
+            granularity=granularity,
+            axis=axis,
+            block_size=block_size,
+            symmetric=symmetric,
+            origin=origin,
+            form=self.form,
+        )
+
+    def bias(self, x: Encoding | None, w: Encoding | None, bias: Tensor, dtype: str = "int32") -> Encoding | None:
+        """The grid of a bias behind input ``x`` and weight ``w``: their product of scales, zero point 0; None: it stays float.
+
+        A bias of fewer bits, which could not hold that, gets a symmetric grid of its own range.
+        """
+        if x is None or w is None or x.is_float or w.is_float or bias.shape is None or w.granularity in ("block", "lpbq"):
+            return None
+        if dtype in ("int8", "uint8"):
+            return None if bias.data is None else self.weight(bias.data, dtype, symmetric=True, origin="derived")
+        scale = np.asarray(x.steps.astype(np.float64) * w.steps.astype(np.float64))
+        per_channel = scale.size > 1
+        axis = len(bias.shape) - 1 if per_channel else None
+        scale = scale.reshape(-1) if per_channel else scale.reshape(())
+        # A float32 product of tiny scales may reach zero; the smallest normal number keeps the grid usable.
+        tiny = np.finfo(np.float32).tiny
+        return Encoding(dtype, np.maximum(scale, tiny), axis=axis, symmetric=True, origin="derived")
+
+    def with_room_for_bias(self, x: Encoding | None, w: Encoding, bias: Tensor) -> Encoding:
+        """The weight encoding with scales so large that the bias, at input scale x weight scale, fits into int32.
+
+        Channels with tiny weights and 16-bit inputs would overflow otherwise; ONNX Runtime's and AIMET's quantizers do the same.
+        """
+        if x is None or x.is_float or w.granularity not in ("tensor", "channel") or bias.data is None:
+            return w
+        largest = np.abs(bias.data.astype(np.float64)).reshape(-1)
+        least = (largest if w.granularity == "channel" else largest.max(initial=0)) / (float(x.steps) * _INT32_ROOM)
+        if least.shape != w.steps.shape or np.all(least <= w.steps):
+            return w
+        wider = np.maximum(w.steps, least)
+        return attrs.evolve(w, scale=np.exp2(np.ceil(np.log2(wider))) if self.power_of_two else wider)

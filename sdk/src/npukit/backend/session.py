@@ -11,6 +11,7 @@ import attrs
 import numpy as np
 
 from npukit.backend.constraint import Soc
+from npukit.backend.edge import Edge
 from npukit.encoding import Array, Encoding
 from npukit.errors import DataError, UsageError, did_you_mean
 from npukit.graph import Graph, Node, Tensor
@@ -21,7 +22,8 @@ class Program:
     """A model compiled for one SoC of one backend; ``payload`` is the backend's own.
 
     ``settings`` are those of the backend (all of its options, by name). ``types`` says what each node computes in, by its name:
-    "int", "float16" or "float32"; a node that is missing follows its encodings.
+    "int", "float16" or "float32"; a node that is missing follows its encodings. ``edges`` are what callers hand over and get when a
+    session runs natively; an input or output that is missing is handed over as the model has it.
     """
 
     backend: str
@@ -31,6 +33,7 @@ class Program:
     payload: Any = None
     settings: Mapping[str, Any] = attrs.field(factory=dict)
     types: Mapping[str, str] = attrs.field(factory=dict)
+    edges: Mapping[str, Edge] = attrs.field(factory=dict)
 
     def type_of(self, node: Node) -> str:
         """What ``node`` computes in."""
@@ -81,25 +84,47 @@ class Session(abc.ABC):
         return tuple(self.program.graph.tensor(name) for name in self.program.graph.outputs)
 
     @property
+    def native_graph(self) -> Graph:
+        """The graph with its inputs as ``edges`` say: what native data is checked against."""
+        graph, program = self.program.graph, self.program
+        edges = {n: e for n, e in program.edges.items() if n in graph.inputs}
+        return graph.with_tensors(e.native(graph.tensor(n), program.encodings.get(n)) for n, e in edges.items())
+
+    @property
     def ignores_encodings(self) -> bool:
         """Whether this session computes the float model whatever encodings the program has."""
         return False
 
-    def run(self, feeds: Mapping[str, Array], tensors: Sequence[str] | None = None) -> dict[str, Array]:
+    def run(self, feeds: Mapping[str, Array], tensors: Sequence[str] | None = None, *, native: bool = False) -> dict[str, Array]:
         """Run once.
 
         ``feeds`` has every graph input, real values in the model's own dtype. Returns real values (dequantized) of the graph
-        outputs, or of ``tensors``, which may name any tensor of the graph. Raises DataError when an input is missing, unknown,
-        not finite, or of another dtype or shape; UsageError when the session is closed.
+        outputs, or of ``tensors``, which may name any tensor of the graph. ``native``: inputs and outputs are handed over as
+        ``program.edges`` say (codes, float16, channels last). Raises DataError when an input is missing, unknown, not finite, or of
+        another dtype or shape; UsageError when the session is closed.
         """
         if self._closed:
             raise UsageError("the session is closed", hint="run inside the with block, or open another one")
+        if native:
+            real = self.run(self._to_real(feeds), tensors)
+            return {name: self._from_real(name, value) for name, value in real.items()}
         check_feeds(self.program.graph, feeds)
         wanted = tuple(self.program.graph.outputs if tensors is None else tensors)
         for name in wanted:
             if name not in self.program.graph.tensors:
                 raise DataError(f"tensor '{name}' is not in the model", hint=did_you_mean(name, self.program.graph.tensors))
         return self._run(feeds, wanted)
+
+    def _to_real(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        program = self.program
+        edges = {name: edge for name, edge in program.edges.items() if name in feeds and name in program.graph.inputs}
+        found = {n: e.to_real(np.asarray(feeds[n]), program.graph.tensor(n), program.encodings.get(n)) for n, e in edges.items()}
+        return {**feeds, **found}
+
+    def _from_real(self, name: str, value: Array) -> Array:
+        program = self.program
+        edge = program.edges.get(name)
+        return value if edge is None else edge.from_real(value, program.graph.tensor(name), program.encodings.get(name))
 
     @abc.abstractmethod
     def _run(self, feeds: Mapping[str, Array], tensors: Sequence[str]) -> dict[str, Array]:
@@ -111,7 +136,7 @@ class Session(abc.ABC):
 
     def profile(self, feeds: Mapping[str, Array]) -> tuple[OpTime, ...]:
         """Run once and return per-op figures. Raises UsageError when the backend has none."""
-        raise UsageError(f"backend '{self.program.backend}' gives no per-op figures", hint="--profile works with --backend qnn")
+        raise UsageError(f"backend '{self.program.backend}' gives no per-op figures", code="no-profile")
 
     def close(self) -> None:
         """End the session and free what it holds; doing so again does nothing."""

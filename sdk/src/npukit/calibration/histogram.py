@@ -9,6 +9,8 @@ nest exactly in equal bins of width R / (2 SUB), which the methods that want a l
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from npukit.graph import Array
@@ -21,6 +23,7 @@ HALF = OCTAVES * SUB
 
 _MANTISSA_BITS = 23
 _EXPONENT_BIAS = 127
+_OFFSET = 256  # makes the exponent of R a number that is not negative
 _MINUS_ZERO = np.int32(-(1 << 31))
 _CHUNK = 1 << 16  # elements whose temporaries stay in the second-level cache
 
@@ -75,6 +78,51 @@ class Histogram:
             moved[0] += half[:shift].sum()
             half[:] = 0
             half[: moved.size] = moved
+
+    def merge(self, other: Histogram) -> Histogram:
+        """The counts of both, as if one had seen all values."""
+        found = Histogram()
+        for part in (self, other):
+            if part._top is not None:
+                found._grow(part._top)
+        for part in (self, other):
+            grown = Histogram()
+            grown._counts, grown._top, grown._zeros = part._counts.copy(), part._top, part._zeros
+            if found._top is not None:
+                grown._grow(found._top)
+            found._counts += grown._counts
+            found._zeros += part._zeros
+        return found
+
+    def to_arrays(self) -> dict[str, Array]:
+        """What is left without empty bins: their numbers, their counts, and (exponent of R, number of zeros); for a file."""
+        bins = np.flatnonzero(self._counts)
+        rest = np.array([-1, self._zeros] if self._top is None else [self._top + _OFFSET, self._zeros], np.int64)
+        return {"bins": bins.astype(np.int64), "counts": self._counts[bins], "rest": rest}
+
+    @staticmethod
+    def from_arrays(arrays: Mapping[str, Array]) -> Histogram:
+        """The histogram that ``to_arrays`` wrote. Raises ValueError for arrays of another form."""
+        bins, counts, rest = (np.asarray(arrays[name]) for name in ("bins", "counts", "rest"))
+        fits = bins.dtype == counts.dtype == rest.dtype == np.int64 and bins.shape == counts.shape and rest.shape == (2,)
+        if not fits or bins.ndim != 1 or np.any(bins < 0) or np.any(bins >= 2 * HALF) or np.any(counts < 0):
+            raise ValueError("a histogram is damaged")
+        if rest[0] != -1 and not 0 <= rest[0] <= 2 * _OFFSET:
+            raise ValueError("a histogram is damaged")
+        found = Histogram()
+        found._counts[bins] = counts
+        found._top, found._zeros = None if rest[0] == -1 else int(rest[0]) - _OFFSET, int(rest[1])
+        return found
+
+    def values(self) -> tuple[Array, Array]:
+        """(real values, counts) of the bins that are not empty, float64 and int64, ascending; a bin stands for its middle."""
+        edges = self.edges()
+        middles = (edges[:-1] + edges[1:]) / 2
+        middles[0] = 0.0
+        values = np.concatenate([-middles[::-1], middles])
+        counts = np.concatenate([self.negative[::-1], self.positive])
+        kept = counts > 0
+        return values[kept], counts[kept]
 
     def edges(self) -> Array:
         """The HALF + 1 magnitudes between bins, float64, from 0 to R."""

@@ -1,9 +1,10 @@
-"""Observers: what calibration remembers of a tensor, in memory that does not grow with the data."""
+"""Observers: the calibration methods, each of which turns what a profile saw of a tensor into a range."""
 
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable
+from collections.abc import Iterable, Mapping
+from typing import ClassVar
 
 import attrs
 import numpy as np
@@ -25,113 +26,158 @@ class Range:
     high: float
 
 
-class Observer(abc.ABC):
-    """Sees every value of one tensor once and answers with a range.
+@attrs.frozen(eq=False)
+class Seen:
+    """All that a profile keeps of one tensor: the extremes and number of its values, their histogram (None: not kept), and by name
+    what observers remember beside it."""
 
-    ``update`` gets float arrays of any shape, all finite. The answer must not depend on how the stream is cut into arrays.
-    """
+    low: float
+    high: float
+    count: int
+    histogram: Histogram | None = None
+    memory: Mapping[str, Mapping[str, Array]] = attrs.field(factory=dict)
 
-    def __init__(self) -> None:
-        self.low, self.high = np.inf, -np.inf
-
-    def update(self, values: Array) -> None:
-        if values.size:
-            self.low = min(self.low, float(values.min()))
-            self.high = max(self.high, float(values.max()))
-
-    @abc.abstractmethod
-    def range(self) -> Range: ...
-
+    @property
     def full(self) -> Range:
         """All that was seen; [0, 0] before anything was."""
         return Range(self.low, self.high) if self.low <= self.high else Range(0.0, 0.0)
+
+    def values(self) -> tuple[Array, Array]:
+        """(real values, counts) of the bins that are not empty, float64 and int64, ascending; a bin stands for its middle.
+
+        Raises UsageError when no histogram was kept.
+        """
+        return self.counts.values()
+
+    @property
+    def counts(self) -> Histogram:
+        """The histogram, which must be there."""
+        if self.histogram is None:
+            raise UsageError("the profile has no histograms", hint="npukit profile without --no-histogram keeps them")
+        return self.histogram
+
+
+class Observer(abc.ABC):
+    """A calibration method. ``name`` is what ``--calibration`` takes, ``title`` one line for people.
+
+    The range and, when ``needs_histogram``, the histogram of every tensor are kept anyway. An observer that needs more keeps arrays
+    of fixed size: ``begin`` makes them, ``see`` adds the values of one batch, ``merge`` joins those of two profiles. The answer
+    must not depend on how the stream of values is cut.
+    """
+
+    name: str
+    title: str = ""
+    needs_histogram: ClassVar[bool] = True
+
+    def begin(self) -> dict[str, Array]:
+        """What to remember before any value was seen."""
+        return {}
+
+    def see(self, memory: Mapping[str, Array], values: Array) -> Mapping[str, Array]:
+        """The memory after ``values``: float, any shape, finite, at least one."""
+        return memory
+
+    def merge(self, first: Mapping[str, Array], second: Mapping[str, Array]) -> Mapping[str, Array]:
+        """The memory of both; to be overridden with ``begin``."""
+        return first
+
+    @abc.abstractmethod
+    def range(self, seen: Seen, dtype: str, percentile: float = 99.99) -> Range:
+        """The range for a tensor that will be stored as ``dtype``; npukit cuts it to what was seen."""
+
+
+def chosen(observer: Observer, seen: Seen, dtype: str, percentile: float = 99.99) -> Range:
+    """The range that an observer chooses, within what was seen."""
+    full = seen.full
+    if full.low == full.high == 0.0:
+        return full
+    found = observer.range(seen, dtype, percentile)
+    return Range(max(found.low, full.low), min(found.high, full.high))
 
 
 class MinMax(Observer):
     """The range of all values."""
 
-    def range(self) -> Range:
-        return self.full()
+    name = "min-max"
+    title = "all values"
+    needs_histogram = False
+
+    def range(self, seen: Seen, dtype: str, percentile: float = 99.99) -> Range:
+        return seen.full
 
 
-class HistogramObserver(Observer):
-    """Counts magnitudes by sign, and leaves the choice of the range to ``choose``."""
+class Percentile(Observer):
+    """The range that leaves out at most (100 - percentile) % of the values on either side."""
 
-    def __init__(self, choose: Callable[[HistogramObserver], Range]) -> None:
-        super().__init__()
-        self.histogram = Histogram()
-        self._choose = choose
+    name = "percentile"
+    title = "all but the outermost values, --percentile P"
 
-    def update(self, values: Array) -> None:
-        if values.size:
-            low, high = float(values.min()), float(values.max())
-            self.low, self.high = min(self.low, low), max(self.high, high)
-            self.histogram.add(values, max(abs(low), abs(high)))
-
-    def range(self) -> Range:
-        full = self.full()
-        if full.low == full.high == 0.0:
-            return full
-        found = self._choose(self)
-        return Range(max(found.low, full.low), min(found.high, full.high))
-
-    def values(self) -> tuple[Array, Array]:
-        """(real values, counts) of the bins that are not empty, ascending; a bin stands for its middle."""
-        edges = self.histogram.edges()
-        middles = (edges[:-1] + edges[1:]) / 2
-        middles[0] = 0.0
-        values = np.concatenate([-middles[::-1], middles])
-        counts = np.concatenate([self.histogram.negative[::-1], self.histogram.positive])
-        kept = counts > 0
-        return values[kept], counts[kept]
-
-
-def observer(method: str, dtype: str, percentile: float = 99.99) -> Observer:
-    """The observer of a calibration method for a tensor that will be stored as ``dtype``."""
-    if method == "min-max":
-        return MinMax()
-    if method == "percentile":
+    def range(self, seen: Seen, dtype: str, percentile: float = 99.99) -> Range:
         if not 90 <= percentile <= 100:
             raise UsageError(f"the percentile must lie in 90..100, found {percentile:g}")
-        return HistogramObserver(lambda seen: _percentile(seen, percentile))
-    if method == "entropy":
-        return HistogramObserver(_entropy)
-    if method in ("mse", "sqnr"):
-        bits, gamma = INT_BITS.get(dtype, 8), 1.0 if method == "mse" else _GAMMA
-        return HistogramObserver(lambda seen: _least_noise(seen, bits, gamma))
-    raise UsageError(f"calibration method '{method}' is not known", hint=did_you_mean(method, METHODS))
+        values, counts = seen.values()
+        below = np.cumsum(counts)
+        share = percentile / 100 * below[-1]
+        high = values[np.searchsorted(below, share, side="left")]
+        above = np.cumsum(counts[::-1])
+        low = values[::-1][np.searchsorted(above, share, side="left")]
+        return Range(float(low), float(high))
 
 
-METHODS = ("min-max", "percentile", "entropy", "mse", "sqnr")
-
-
-def _percentile(seen: HistogramObserver, percentile: float) -> Range:
-    """The range that leaves out at most (100 - percentile) % of the values on either side."""
-    values, counts = seen.values()
-    below = np.cumsum(counts)
-    share = percentile / 100 * below[-1]
-    high = values[np.searchsorted(below, share, side="left")]
-    above = np.cumsum(counts[::-1])
-    low = values[::-1][np.searchsorted(above, share, side="left")]
-    return Range(float(low), float(high))
-
-
-def _entropy(seen: HistogramObserver) -> Range:
+class Entropy(Observer):
     """The magnitude threshold that loses least information (KL divergence) when the rest is saturated.
 
     The search of S. Migacz, "8-bit Inference with TensorRT" (GTC 2017): for every threshold the clipped histogram P is compared
     with Q, P merged into 128 levels and spread over the bins that are not empty.
     """
-    negative, positive = seen.histogram.linear()
-    counts = (negative + positive).astype(np.float64)
-    counts[0] = 0 if counts[1:].any() else counts[0]  # a peak at exactly zero says nothing about thresholds
-    best, threshold = np.inf, counts.size
-    for size in range(_LEVELS, counts.size + 1, counts.size // _LEVELS):
-        divergence = _divergence(counts, size)
-        if divergence < best:
-            best, threshold = divergence, size
-    magnitude = threshold * seen.histogram.bound / (2 * SUB)
-    return Range(-magnitude, magnitude)
+
+    name = "entropy"
+    title = "the threshold with the least KL divergence"
+
+    def range(self, seen: Seen, dtype: str, percentile: float = 99.99) -> Range:
+        negative, positive = seen.counts.linear()
+        counts = (negative + positive).astype(np.float64)
+        counts[0] = 0 if counts[1:].any() else counts[0]  # a peak at exactly zero says nothing about thresholds
+        best, threshold = np.inf, counts.size
+        for size in range(_LEVELS, counts.size + 1, counts.size // _LEVELS):
+            divergence = _divergence(counts, size)
+            if divergence < best:
+                best, threshold = divergence, size
+        magnitude = threshold * seen.counts.bound / (2 * SUB)
+        return Range(-magnitude, magnitude)
+
+
+class LeastNoise(Observer):
+    """The range with the least expected quantization noise, saturation weighted by ``gamma``."""
+
+    def __init__(self, name: str, title: str, gamma: float) -> None:
+        self.name, self.title, self._gamma = name, title, gamma
+
+    def range(self, seen: Seen, dtype: str, percentile: float = 99.99) -> Range:
+        return _least_noise(seen, INT_BITS.get(dtype, 8), self._gamma)
+
+
+OBSERVERS: tuple[Observer, ...] = (
+    MinMax(),
+    Percentile(),
+    Entropy(),
+    LeastNoise("mse", "the least squared error", 1.0),
+    LeastNoise("sqnr", "the least squared error, saturation counted three times", _GAMMA),
+)
+"""The methods that npukit brings; plugins add others by the hook ``register_observers``."""
+
+
+def all_observers(others: Iterable[Observer] = ()) -> tuple[Observer, ...]:
+    """npukit's own and ``others``, which plugins bring; an own one wins over another of the same name."""
+    return tuple({observer.name: observer for observer in (*others, *OBSERVERS)}.values())
+
+
+def find_observer(name: str, others: Iterable[Observer] = ()) -> Observer:
+    """The observer called ``name`` among npukit's own and ``others``. Raises UsageError with a did-you-mean."""
+    known = {observer.name: observer for observer in all_observers(others)}
+    if name not in known:
+        raise UsageError(f"calibration method '{name}' is not known", hint=did_you_mean(name, known))
+    return known[name]
 
 
 def _divergence(counts: Array, size: int) -> float:
@@ -152,10 +198,10 @@ def _divergence(counts: Array, size: int) -> float:
     return float(np.sum(p[kept] * np.log(p[kept] / np.maximum(q[kept], 1e-9))))
 
 
-def _least_noise(seen: HistogramObserver, bits: int, gamma: float) -> Range:
+def _least_noise(seen: Seen, bits: int, gamma: float) -> Range:
     """The range with the least expected quantization noise, saturation weighted by ``gamma``: ends shrink together, then alone."""
     values, counts = seen.values()
-    full = seen.full()
+    full = seen.full
     low, high = min(full.low, 0.0), max(full.high, 0.0)
     noise = _noise(values, counts, low * _SHRINKS, high * _SHRINKS, bits, gamma)
     best = _SHRINKS[int(np.argmin(noise))]

@@ -5,6 +5,6 @@ its data or its accuracy has problems, 2 usage or environment, 3 a bug, 130 inte
 command runs, so ``npukit --help`` is quick.
 """
 
-from npukit.cli._main import main
+from npukit.cli.main import main
 
 __all__ = ["main"]

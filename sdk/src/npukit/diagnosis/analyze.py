@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sized
 from contextlib import ExitStack
 from functools import partial
@@ -11,23 +10,27 @@ from typing import Any
 import attrs
 import numpy as np
 
-from npukit.backend import Backend, Rules, Soc
+from npukit.backend import Backend, Soc, Target
 from npukit.backend.ort import OrtModel
-from npukit.calibration.calibrate import _check_finite
-from npukit.calibration.data import Batches, open_data
-from npukit.diagnosis.compare import TensorRow, _inner, _Meter
+from npukit.calibration import Batches, open_data
+from npukit.calibration.profile import check_finite
 from npukit.diagnosis.layers import VARIANTS, Cuts, Layer, Network
 from npukit.diagnosis.remedies import Diagnosis, Measure, Remedy, Workshop, find_remedies
+from npukit.diagnosis.sqnr import Meter, TensorRow, inner_tensors
 from npukit.diagnosis.statistics import TensorStats, all_stats, watchers
-from npukit.encoding import Array, Encoding
+from npukit.encoding import Array, Encoding, has_original_weights
 from npukit.encoding.formats import DEQUANTIZED, insert_qdq
 from npukit.errors import UsageError
 from npukit.events import Event, OnEvent, ignore
 from npukit.graph import Graph
 from npukit.plugins import Registry
+from npukit.quantization import Options, Quantized, Source, quantize, read_source, resolve
 from npukit.quantization.optimize import ENGINE
-from npukit.quantization.pipeline import Options, Quantized, Source, _given, quantize, read_source
 
+_CODES_ONLY = (
+    "the package has the codes of its weights and not their float values, so the error of the weights does not show: "
+    "analyze the original model, or make the package with --keep-float"
+)
 _MATTERS = 20.0
 """Decibels above the SQNR of the whole model at which a layer has no share in its noise worth speaking of."""
 
@@ -58,11 +61,11 @@ class LayerRow:
 class Analysis:
     """SQNR per layer and per tensor, ranges, and what to do.
 
-    ``layers`` are in order of depth. ``outputs`` and ``tensors`` compare the model quantized as a whole with the float model:
-    "all" of it, its "weights" only, its "activations" only. ``statistics`` are the ranges of all tensors, quantized constants
-    included. ``remedies`` are what helps: first what costs nothing on the chip, then wider types, and of these what helps most;
-    ``refuted`` was tried and does not help. ``overrides`` are the encodings that remedies with wider types ask for and those that
-    were overrides before, for ``quantize(overrides=...)``.
+    ``layers`` are in order of depth. ``outputs`` and ``tensors`` compare the model quantized as a whole with the float model: "all"
+    of it, its "weights" only, its "activations" only. ``statistics`` are the ranges of all tensors, quantized constants included.
+    ``remedies`` are what helps: first what costs nothing on the chip, then wider types, and of these what helps most; ``refuted``
+    was tried and does not help. ``notes`` are what a reader should know. ``overrides`` are the encodings that remedies with wider
+    types ask for and those that were overrides before, for ``Request(overrides=...)``.
     """
 
     backend: str
@@ -77,6 +80,7 @@ class Analysis:
     overrides: Mapping[str, Encoding]
     encodings: Mapping[str, Encoding]
     graph: Graph
+    notes: tuple[str, ...] = ()
 
     def worst(self, count: int) -> tuple[LayerRow, ...]:
         """The ``count`` layers with the lowest SQNR when only they are quantized, worst first; those without error are left out."""
@@ -85,52 +89,40 @@ class Analysis:
 
 def analyze(
     source: Any,
+    backend: str | Backend | Target = "",
     *,
-    backend: str = "htp",
     data: Any,
     calibration: Any = None,
     options: Options | None = None,
-    overrides: str | os.PathLike[str] | Mapping[str, Encoding] | None = None,
-    lenient: bool = False,
-    soc: str = "",
-    soc_file: str | os.PathLike[str] | None = None,
-    registry: Registry | None = None,
-    symbols: Mapping[str, int] | None = None,
-    batch: int | None = None,
     worst: int = 10,
+    registry: Registry | None = None,
     on_event: OnEvent = ignore,
 ) -> Analysis:
     """Measure what each layer of a quantized model costs, find out why, and try what could be done about the ``worst`` ones.
 
     A float model is quantized for the backend first, on ``calibration`` or else on ``data`` itself; a package is taken with the
-    encodings it has. The arithmetic is that of Q/DQ nodes in float on ONNX Runtime. SQNR = 10 log10(sum x^2 / sum (x - y)^2) over
-    all samples, in dB. Memory does not grow with the number of samples; the data is read several times. Raises what ``quantize``
-    raises, UsageError for a model that is not quantized, DataError for NaN or infinite values.
+    encodings it has. The arithmetic is that of Q/DQ nodes in float on ONNX Runtime, SQNR that of ``npukit.diagnosis.sqnr``. Memory
+    does not grow with the number of samples; the data is read several times. Raises what ``quantize`` raises, UsageError for a
+    model that is not quantized, DataError for NaN or infinite values.
     """
     options = options or Options()
     registry = registry or Registry.load()
-    origin = read_source(source, registry=registry, symbols=symbols, batch=batch)
-    chosen, chip = _target(registry, origin, backend, soc, soc_file)
-    given, _ = _given(origin, overrides, lenient)
-    make = partial(
-        quantize,
-        origin,
-        backend=chosen.name,
-        soc=chip.name,
-        soc_file=soc_file,
-        data=data if calibration is None else calibration,
-        registry=registry,
-        on_event=on_event,
-    )
+    origin = read_source(source, registry=registry)
+    target = resolve(backend, origin, registry)
+    samples = data if calibration is None else calibration
+
+    def make(overrides: Mapping[str, Encoding], **how: Any) -> Quantized:
+        asked = attrs.evolve(origin, encodings={}, overrides=dict(overrides))
+        return quantize(asked, target, data=samples, registry=registry, on_event=on_event, **how)
+
     packaged = origin.manifest is not None
-    model = origin if packaged and overrides is None else make(overrides=given, options=options)
+    model = origin if packaged and origin.overrides is None else make(origin.given, options=options)
     graph, encodings = model.graph, _in_use(model)
     batches = open_data(data, graph, limit=options.limit)
     survey = _Survey(graph, encodings)
     survey.run(batches, on_event)
-    rules = Rules.of(registry.planner(chosen), chip)
     optimizers = frozenset(o.name for o in registry.optimizers() if o.engine == ENGINE)
-    shop = Workshop(graph, encodings, chosen, rules, options, given, optimizers, make, packaged)
+    shop = Workshop(graph, encodings, target, options, origin.given, optimizers, make, packaged)
     return _conclude(shop, survey, worst, partial(_try, graph, batches, survey.cuts.ends, on_event))
 
 
@@ -144,8 +136,8 @@ def _conclude(shop: Workshop, survey: _Survey, worst: int, measure: Measure) -> 
     remedies, refuted = find_remedies(shop, diagnoses, before, measure)
     advised = (attrs.evolve(r, advice=tuple(x.action for x in remedies if r.name in x.reasons)) for r in layers)
     return Analysis(
-        shop.backend.name,
-        shop.rules.soc,
+        shop.target.backend.name,
+        shop.target.soc,
         survey.samples,
         outputs,
         tuple(advised),
@@ -156,16 +148,8 @@ def _conclude(shop: Workshop, survey: _Survey, worst: int, measure: Measure) -> 
         _overrides(shop, remedies),
         shop.encodings,
         shop.graph,
+        () if has_original_weights(shop.graph) else (_CODES_ONLY,),
     )
-
-
-def _target(
-    registry: Registry, origin: Source, backend: str, soc: str, soc_file: str | os.PathLike[str] | None
-) -> tuple[Backend, Soc]:
-    """The backend and chip; a package for the same backend brings its chip along."""
-    if origin.manifest is not None and origin.manifest.backend == backend.lower() and not soc:
-        soc = origin.manifest.soc
-    return registry.resolve(backend, soc=soc, soc_file=soc_file)
 
 
 def _in_use(model: Source | Quantized) -> dict[str, Encoding]:
@@ -183,10 +167,10 @@ class _Survey:
         self.cuts = Cuts.of(graph, encodings)
         self.watchers = watchers(graph)
         self.samples = 0
-        inner = _inner(graph, encodings)
-        self._whole = _Meter([n for n in self.watchers if n not in inner or n in self.cuts.ends], VARIANTS)
+        inner = inner_tensors(graph, encodings)
+        self._whole = Meter([n for n in self.watchers if n not in inner or n in self.cuts.ends], VARIANTS)
         labels = [_label(index, variant) for index in range(len(self.cuts.layers)) for variant in VARIANTS]
-        self._single = _Meter(self.cuts.ends, labels)
+        self._single = Meter(self.cuts.ends, labels)
 
     def run(self, batches: Batches, on_event: OnEvent) -> None:
         graph, encodings = self.cuts.graph, self.cuts.encodings
@@ -206,7 +190,7 @@ class _Survey:
 
     def _look(self, values: Mapping[str, Array]) -> None:
         for name, watcher in self.watchers.items():
-            _check_finite(name, values[name], self.samples)
+            check_finite(name, values[name], self.samples)
             watcher.see(values[name])
         self._whole.see(values)
 
@@ -293,7 +277,7 @@ def _try(
     graph: Graph, batches: Batches, ends: tuple[str, ...], on_event: OnEvent, models: Mapping[str, Quantized]
 ) -> dict[str, dict[str, float]]:
     """SQNR at the outputs of differently quantized models, against the float model ``graph``."""
-    meter = _Meter(ends, list(models))
+    meter = Meter(ends, list(models))
     total = len(batches) if isinstance(batches, Sized) else None
     with ExitStack() as stack:
         reference = stack.enter_context(OrtModel(graph, ends))

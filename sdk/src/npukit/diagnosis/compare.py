@@ -2,50 +2,22 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence, Sized
-from functools import partial
 from typing import Any
 
 import attrs
 import numpy as np
 
-from npukit.backend import KernelBackend
-from npukit.calibration.data import open_data
-from npukit.encoding import Array, Encoding, encoding_for_range
+from npukit.backend import Backend, KernelBackend, Scheme, Target
+from npukit.calibration import open_data
+from npukit.diagnosis.sqnr import Agreement, Meter, TensorRow, decibels_of, inner_tensors
+from npukit.encoding import Array, Encoding, has_original_weights
 from npukit.errors import DataError, UsageError
 from npukit.events import Event, OnEvent, ignore
 from npukit.graph import Graph
-from npukit.plugins import Registry
-from npukit.quantization.pipeline import Options, Quantized, Source, quantize, read_source
-from npukit.quantization.session import KERNELS_HINT, open_session
-
-
-@attrs.frozen
-class Agreement:
-    """How far two backends agree on one tensor of one grid: shares of equal codes and of codes at most one step apart, the
-    largest difference in steps, and the SQNR of one against the other in dB (inf when equal)."""
-
-    exact: float
-    within_one: float
-    largest: int
-    sqnr: float
-
-
-@attrs.frozen
-class TensorRow:
-    """One tensor: ``sqnr`` against the reference in dB per backend (inf when equal), ``depth`` its place in the graph.
-
-    ``agreement`` is that of the pair of backends compared code by code, None where they have no common grid.
-    """
-
-    name: str
-    op: str
-    depth: int
-    low: float
-    high: float
-    sqnr: Mapping[str, float]
-    agreement: Agreement | None = None
+from npukit.plugins import FLOAT_BACKEND, REFERENCE, Registry
+from npukit.quantization import Options, Quantized, Source, open_session, quantize, read_source, resolve
+from npukit.quantization.session import KERNELS_HINT
 
 
 @attrs.frozen(eq=False)
@@ -65,6 +37,7 @@ class Comparison:
     encodings: Mapping[str, Mapping[str, Encoding]]
     graph: Graph
     notes: tuple[str, ...] = ()
+    schemes: Mapping[str, Scheme] = attrs.field(factory=dict)
 
     def worst(self, count: int, backend: str = "") -> tuple[TensorRow, ...]:
         """The ``count`` quantized tensors with the lowest SQNR on ``backend`` (the last one compared by default), worst first."""
@@ -84,70 +57,64 @@ class Comparison:
             # Tensors on one grid were tied by a rule of the backend, so they must rise together.
             family = [n for n, e in known.items() if e is known[name] or (n in ranges and e.same_grid(known[name]))]
             low, high = min(ranges[n][0] for n in family if n in ranges), max(ranges[n][1] for n in family if n in ranges)
-            wide = encoding_for_range(low, high, f"{'' if known[name].signed else 'u'}int16", symmetric=known[name].symmetric)
+            dtype = f"{'' if known[name].signed else 'u'}int16"
+            wide = self.schemes.get(label, Scheme()).activation(low, high, dtype, symmetric=known[name].symmetric)
             found |= dict.fromkeys(family, wide)
         return found
 
 
 def compare(
     source: Any,
+    backends: Sequence[str | Backend | Target] | Mapping[str, Target] = (),
     *,
-    backends: Sequence[str] = ("cpu", "htp"),
     data: Any,
     calibration: Any = None,
     options: Options | None = None,
-    overrides: str | os.PathLike[str] | Mapping[str, Encoding] | None = None,
-    lenient: bool = False,
-    soc_file: str | os.PathLike[str] | None = None,
-    registry: Registry | None = None,
-    symbols: Mapping[str, int] | None = None,
-    batch: int | None = None,
     kernels: str = "",
     reference: Any = None,
+    registry: Registry | None = None,
     on_event: OnEvent = ignore,
 ) -> Comparison:
-    """Run ``source`` on every backend and compare all tensors with the float model on cpu.
+    """Run ``source`` on every backend and compare all tensors with the float model.
 
-    A model that carries no encodings is quantized for each backend first, on ``calibration`` or else on ``data`` itself. Tensors
-    are compared by name; memory does not grow with the number of samples. ``kernels`` is that of ``open_session``, for the
-    emulators among the backends. ``reference`` is the float model to compare with; None is ``source`` itself without its
-    encodings, which is another model than the original when optimizers have changed its weights.
+    ``backends``: selectors, backends or targets, or targets by label; the float reference and the one that the model is for when
+    there are none. A model that carries no encodings is quantized for each backend first, on ``calibration`` or else on ``data``
+    itself. Tensors are compared by name; memory does not grow with the number of samples. ``kernels`` is that of ``open_session``,
+    for the emulators among the backends. ``reference`` is the float model to compare with; None is ``source`` itself without its
+    encodings, which is another model than the original when optimizers have changed its weights. ``options.strict`` False runs what
+    the backend refuses.
 
-    Raises UsageError when no backend is named and when ``reference`` lacks an output; DataError without samples.
+    Raises UsageError when ``reference`` lacks an output; DataError without samples, and for outputs of other shapes or none.
     """
     options = options or Options()
     registry = registry or Registry.load()
-    if not backends:
-        raise UsageError("no backend is named", hint="--backend cpu,htp")
-    origin = read_source(source, registry=registry, symbols=symbols, batch=batch)
-    make = partial(
-        quantize,
-        data=data if calibration is None else calibration,
-        overrides=overrides,
-        options=options,
-        lenient=lenient,
-        soc_file=soc_file,
-        registry=registry,
-        on_event=on_event,
-    )
-    models, emulators = {}, set()
-    for label in dict.fromkeys(backends):
-        backend, soc = registry.resolve(label, soc_file=soc_file)
-        emulators |= {label} if isinstance(backend, KernelBackend) else set()
-        ready = backend.ignores_encodings(soc) or (origin.encodings and overrides is None)
-        models[label] = origin if ready else make(origin, backend=label)
+    origin = read_source(source, registry=registry)
+    targets = _targets(backends or (FLOAT_BACKEND, ""), origin, registry)
+    emulators = {label for label, target in targets.items() if isinstance(target.backend, KernelBackend)}
+    if kernels and not emulators:
+        raise UsageError(f"none of {', '.join(targets)} has kernels to choose from", hint=KERNELS_HINT)
+    models: dict[str, Source | Quantized] = {}
+    for label, target in targets.items():
+        ready = target.ignores_encodings or (origin.encodings and origin.overrides is None)
+        samples = data if calibration is None else calibration
+        made = origin if ready else quantize(origin, target, data=samples, options=options, registry=registry, on_event=on_event)
+        models[label] = made
     # The float model is that of the first quantized one: its names are the ones to compare by.
     base = next((m for m in models.values() if isinstance(m, Quantized)), None)
     graph = base.graph if base is not None else origin.graph
-    if kernels and not emulators:
-        raise UsageError(f"none of {', '.join(backends)} has kernels to choose from", hint=KERNELS_HINT)
     sessions = {}
     for label, model in models.items():
-        form = kernels if label in emulators else ""
-        sessions[label] = open_session(model, backend=label, soc_file=soc_file, registry=registry, kernels=form)
-    judge = origin if reference is None else read_source(reference, registry=registry, symbols=symbols, batch=batch)
-    exact = open_session(Source(graph if reference is None else judge.graph, {}), backend="cpu:float32", registry=registry)
-    inner = set().union(*(_inner(s.program.graph, s.program.encodings) for s in sessions.values()))
+        sessions[label] = open_session(
+            model,
+            targets[label],
+            kernels=kernels if label in emulators else "",
+            strict=options.strict,
+            float_fallback=options.float_fallback,
+            registry=registry,
+        )
+    judge = origin if reference is None else read_source(reference, registry=registry)
+    exact = open_session(Source(graph if reference is None else judge.graph), REFERENCE, registry=registry)
+    inner = set().union(*(inner_tensors(s.program.graph, s.program.encodings) for s in sessions.values()))
     known = [s.program.graph.tensors for s in (exact, *sessions.values())]
     missing = [n for n in graph.outputs if n not in known[0]]
     if missing:
@@ -156,7 +123,7 @@ def compare(
     pair = tuple(label for label, s in sessions.items() if not s.ignores_encodings)[-2:]
     pair = pair if len(pair) == 2 else ()
     with exact:
-        meter = _Meter(names, list(sessions))
+        meter = Meter(names, list(sessions), refuse=graph.outputs)
         codes = _CodeMeter(_common_grids(names, *(sessions[label].program.encodings for label in pair)) if pair else {})
         samples = 0
         batches = open_data(data, graph, limit=options.limit)
@@ -178,59 +145,34 @@ def compare(
     rows = [attrs.evolve(row, agreement=codes.agreement(row.name)) for row in meter.rows(graph)]
     encodings = {label: dict(s.program.encodings) for label, s in sessions.items()}
     outputs = tuple(r for r in rows if r.name in graph.outputs)
-    title = "cpu:float32" if reference is None else f"{judge.name} on cpu:float32"
-    notes = _optimized(origin) if reference is None else ()
-    return Comparison(title, tuple(sessions), pair, samples, outputs, tuple(rows), encodings, graph, notes)
+    title = REFERENCE if reference is None else f"{judge.name} on {REFERENCE}"
+    notes = _weights_notes(origin) if reference is None else ()
+    schemes = {label: target.scheme for label, target in targets.items()}
+    return Comparison(title, tuple(sessions), pair, samples, outputs, tuple(rows), encodings, graph, notes, schemes)
 
 
-def _optimized(origin: Source) -> tuple[str, ...]:
-    """A note when the float weights of a package may not be those of the model it was made from."""
+def _targets(
+    backends: Sequence[str | Backend | Target] | Mapping[str, Target], origin: Source, registry: Registry
+) -> dict[str, Target]:
+    """The targets by label: what they were asked for with, or their names."""
+    if isinstance(backends, Mapping):
+        return dict(backends)
+    found: dict[str, Target] = {}
+    for backend in backends:
+        target = resolve(backend, origin, registry)
+        named = backend if isinstance(backend, str) else target.name if isinstance(backend, Target) else ""
+        found[named or target.backend.name] = target
+    return found
+
+
+def _weights_notes(origin: Source) -> tuple[str, ...]:
+    """A note when the float weights of a package are not, or may not be, those of the model it was made from."""
     used = origin.manifest.options.get("optimize") if origin.manifest else None
-    if not isinstance(used, (list, tuple)) or not used:
-        return ()
-    names = ", ".join(map(str, used))
-    return (f"the weights compared with may be those after {names}: name the original with --reference {origin.name}",)
-
-
-def _inner(graph: Graph, encodings: Mapping[str, Encoding]) -> set[str]:
-    """Tensors inside a fused op: they are clamped to the range behind it, so their own SQNR means nothing."""
-    clamps = [n for n in graph.nodes if n.op in ("Relu", "Clip") and not n.domain]
-    pairs = [(n.inputs[0], encodings.get(n.inputs[0]), encodings.get(n.outputs[0])) for n in clamps]
-    return {name for name, a, b in pairs if a is not None and b is not None and a.same_grid(b)}
-
-
-class _Meter:
-    """Sums of squares per tensor and backend."""
-
-    def __init__(self, names: Iterable[str], labels: Sequence[str]) -> None:
-        self.names = list(names)
-        self._labels = labels
-        self._signal = dict.fromkeys(self.names, 0.0)
-        self._noise = {label: dict.fromkeys(self.names, 0.0) for label in labels}
-        self._low = dict.fromkeys(self.names, np.inf)
-        self._high = dict.fromkeys(self.names, -np.inf)
-
-    def see(self, wanted: Mapping[str, Array]) -> None:
-        for name in self.names:
-            values = np.asarray(wanted[name], np.float64).ravel()
-            self._signal[name] += float(values @ values)
-            self._low[name] = min(self._low[name], float(values.min(initial=np.inf)))
-            self._high[name] = max(self._high[name], float(values.max(initial=-np.inf)))
-
-    def add(self, label: str, wanted: Mapping[str, Array], got: Mapping[str, Array]) -> None:
-        for name in self.names:
-            error = (np.asarray(wanted[name], np.float64) - np.asarray(got[name], np.float64)).ravel()
-            self._noise[label][name] += float(error @ error)
-
-    def rows(self, graph: Graph) -> list[TensorRow]:
-        depth = {name: index + 1 for index, node in enumerate(graph.nodes) for name in node.outputs}
-        found = []
-        for name in self.names:
-            node = graph.producers.get(name)
-            levels = {label: _decibel(self._signal[name], self._noise[label][name]) for label in self._labels}
-            low, high = self._low[name], self._high[name]
-            found.append(TensorRow(name, node.op if node else "input", depth.get(name, 0), low, high, levels))
-        return found
+    after = f" after {', '.join(map(str, used))}" if isinstance(used, (list, tuple)) and used else ""
+    advice = f"name the original with --reference {origin.name}"
+    if not has_original_weights(origin.graph):
+        return (f"the weights compared with are those that the codes of the package stand for{after}: {advice}",)
+    return (f"the weights compared with may be those{after}: {advice}",) if after else ()
 
 
 def _common_grids(names: Iterable[str], a: Mapping[str, Encoding], b: Mapping[str, Encoding]) -> dict[str, Encoding]:
@@ -261,11 +203,4 @@ class _CodeMeter:
             return None
         total, equal, near = (int(n) for n in self._counts[name])
         signal, noise = (float(p) for p in self._power[name])
-        return Agreement(equal / total, near / total, self._largest[name], _decibel(signal, noise))
-
-
-def _decibel(signal: float, noise: float) -> float:
-    if noise == 0:
-        return float("inf")
-    # A tensor that overflowed on the way (float16, say) has no signal left.
-    return float("-inf") if signal == 0 or not np.isfinite(noise) else 10 * float(np.log10(signal / noise))
+        return Agreement(equal / total, near / total, self._largest[name], decibels_of(signal, noise))

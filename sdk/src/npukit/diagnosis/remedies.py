@@ -8,14 +8,14 @@ from typing import TypeAlias
 
 import attrs
 
-from npukit.backend import Backend, Precision, Problem, Rules, port_axis
-from npukit.calibration.observers import Range
+from npukit.backend import Precision, Problem, Target, port_axis
 from npukit.diagnosis.layers import Layer
 from npukit.diagnosis.statistics import TensorStats, channel_ratio
-from npukit.encoding import Encoding, encoding_for_range, encoding_for_weights
+from npukit.encoding import Encoding
 from npukit.errors import ConstraintError, UsageError
 from npukit.graph import Graph
-from npukit.quantization.pipeline import Options, Quantized, _Task
+from npukit.quantization import Options, Quantized
+from npukit.quantization.plan import Task
 
 SPREAD = 8.0
 """Channels whose ranges differ by more than this waste three bits of a common grid."""
@@ -77,8 +77,7 @@ class Workshop:
 
     graph: Graph
     encodings: Mapping[str, Encoding]
-    backend: Backend
-    rules: Rules
+    target: Target
     options: Options
     overrides: Mapping[str, Encoding]
     optimizers: frozenset[str]
@@ -87,11 +86,11 @@ class Workshop:
 
     @property
     def precision(self) -> Precision:
-        return self.options.precision(self.rules.backend, self.rules.soc)
+        return self.options.precision(self.target.precision)
 
     def axes(self) -> dict[str, int | None]:
         """The axis of the output channels of every weight that the op constraints know."""
-        ports = self.rules.plan(self.graph, self.precision, self._given()).weight_ports
+        ports = self.target.rules.plan(self.graph, self.precision, self._given()).weight_ports
         return {n: port_axis(port, len(self.graph.tensor(n).shape or ())) for n, port in ports.items()}
 
     def accept(self, wanted: Mapping[str, Encoding]) -> dict[str, Encoding] | None:
@@ -100,7 +99,7 @@ class Workshop:
         What must change along with them changes too, as little as possible.
         """
         task = self._task({n: e.with_origin("override") for n, e in wanted.items()})
-        found = task.encodings(dict.fromkeys(task.unknown(), Range(-1.0, 1.0)))
+        found = task.encodings(task.placeholders())
         if self._worse(task, found):
             _, found = task.legal(found)
         if self._worse(task, found) or not all(n in found and _same_form(found[n], e) for n, e in wanted.items()):
@@ -120,10 +119,10 @@ class Workshop:
         floats = {n: Encoding("float32") for n in self.graph.float_activations() if self.graph.tensor(n).dtype == "float32"}
         return floats | {n: e for n, e in self.encodings.items() if e.origin != "derived"}
 
-    def _task(self, wanted: Mapping[str, Encoding]) -> _Task:
-        return _Task.of(self.graph, self.backend, self.rules, self.options, {**self._given(), **wanted}, [])
+    def _task(self, wanted: Mapping[str, Encoding]) -> Task:
+        return Task.of(self.graph, self.target, self.options, {**self._given(), **wanted})
 
-    def _worse(self, task: _Task, encodings: Mapping[str, Encoding]) -> bool:
+    def _worse(self, task: Task, encodings: Mapping[str, Encoding]) -> bool:
         """Whether there are errors that the model does not have as it is."""
         return bool(_errors(task.problems(encodings)) - self._errors)
 
@@ -218,7 +217,7 @@ def _per_channel(shop: Workshop, diagnoses: Iterable[Diagnosis]) -> list[_Candid
             ratio = s.channel_ratio or 0.0
             if axis is None or data is None or s.granularity != "tensor" or ratio <= _SOME_SPREAD or not d.weights_matter:
                 continue
-            grid = encoding_for_weights(data, s.dtype, granularity="channel", axis=axis)
+            grid = shop.target.scheme.weight(data, s.dtype, granularity="channel", axis=axis)
             if shop.accept({s.name: grid}) is not None:
                 reasons[d.layer.name] = f"one scale for channels of the weight whose ranges reach {ratio:.3g} times the median"
     options = attrs.evolve(shop.options, per_channel=True)
@@ -289,7 +288,7 @@ def _wider_constants(shop: Workshop, diagnosis: Diagnosis) -> dict[str, Encoding
         if data is None or before.is_float or before.bits > 8 or before.origin == "derived" or before.block_size is not None:
             continue
         dtype = f"{'' if before.signed else 'u'}int{8 if before.bits < 8 else 16}"
-        found[name] = encoding_for_weights(
+        found[name] = shop.target.scheme.weight(
             data, dtype, granularity=before.granularity, axis=before.axis, symmetric=before.signed, origin="override"
         )
     return found
@@ -303,7 +302,9 @@ def _wider_outputs(shop: Workshop, diagnosis: Diagnosis) -> dict[str, Encoding]:
         if name in found or before.is_float or before.bits >= 16 or before.granularity != "tensor":
             continue
         dtype = f"{'' if before.signed else 'u'}int16"
-        wide = encoding_for_range(before.min, before.max, dtype, symmetric=before.symmetric, origin="override")
+        wide = shop.target.scheme.activation(
+            float(before.min), float(before.max), dtype, symmetric=before.symmetric, origin="override"
+        )
         found |= {n: wide for n, e in shop.encodings.items() if e.same_grid(before)}
     return found
 

@@ -7,12 +7,14 @@ from collections.abc import Mapping
 import attrs
 import numpy as np
 
-from npukit.calibration.observers import HistogramObserver, _percentile
+from npukit.calibration.observers import Percentile, chosen
+from npukit.calibration.profile import Watch
 from npukit.encoding import Array, Encoding
 from npukit.graph import Graph, Tensor
 
 _SIDE = 99.95
 """Percentile on either side: 99.9 % of the values lie between."""
+_CENTRE = Percentile()
 
 
 @attrs.frozen(eq=False)
@@ -43,16 +45,17 @@ class Watcher:
 
     def __init__(self, axis: int | None) -> None:
         self._axis = axis
-        self._values = HistogramObserver(lambda seen: _percentile(seen, _SIDE))
+        self._values = Watch((_CENTRE,))
         self._peaks: Array = np.zeros(())
 
     def see(self, values: Array) -> None:
-        self._values.update(values)
+        self._values.see(values)
         if self._axis is not None and values.size:
             self._peaks = np.maximum(self._peaks, _peaks(values, self._axis))
 
     def stats(self, tensor: Tensor, encoding: Encoding | None, op: str, depth: int) -> TensorStats:
-        full, central = self._values.full(), self._values.range()
+        seen = self._values.seen()
+        full, central = seen.full, chosen(_CENTRE, seen, "", _SIDE)
         width = full.high - full.low
         return TensorStats(
             name=tensor.name,
@@ -65,7 +68,7 @@ class Watcher:
             low=full.low,
             high=full.high,
             used=(central.high - central.low) / width if width else 1.0,
-            kurtosis=_kurtosis(*self._values.values()),
+            kurtosis=_kurtosis(*seen.values()),
             channel_ratio=_ratio(self._peaks),
         )
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+import attrs
 import ml_dtypes
 import numpy as np
 
@@ -13,6 +15,22 @@ from npukit.errors import EncodingError
 # A range narrower than this is widened, so that a tensor of zeros has a usable scale (onnxruntime's QNN configuration uses the
 # same figure: https://github.com/microsoft/onnxruntime, quantization/execution_providers/qnn).
 MIN_RANGE = 1e-4
+
+
+@attrs.frozen
+class GridForm:
+    """What grids of a chip have in common, whatever their range.
+
+    ``limits`` gives, per type, the least and the largest code that a range is spread over ({"int8": (-127, 127)}); ``power_of_two``
+    rounds scales up to powers of two; ``min_range`` is the width that a narrower range is widened to.
+    """
+
+    limits: Mapping[str, tuple[int, int]] = attrs.field(factory=dict)
+    power_of_two: bool = False
+    min_range: float = MIN_RANGE
+
+
+_PLAIN = GridForm()
 # LPBQ: the integer scale of a block has 4 bits and lies in 1..16 (aimet-onnx 2.42, BSD-3-Clause).
 LPBQ_STEPS = 16
 
@@ -99,20 +117,22 @@ def encoding_for_range(
     symmetric: bool = False,
     axis: int | None = None,
     origin: str = "calibrated",
+    form: GridForm = _PLAIN,
 ) -> Encoding:
     """The encoding of type ``dtype`` that covers [low, high]; scalars, or (C,) with ``axis``.
 
-    The range is widened to hold 0, and to MIN_RANGE. Asymmetric: scale = (high - low) / (2^bits - 1), the zero point rounded so
-    that 0 is on the grid. Symmetric: scale = max(|low|, |high|) / qmax of the signed type, zero point 0 (unsigned: in the
-    middle). A float ``dtype`` gives the plain float encoding. Raises EncodingError for NaN, infinite or inverted ranges.
+    The range is widened to hold 0, and to ``form.min_range``. Asymmetric: scale = (high - low) / (2^bits - 1), the zero point
+    rounded so that 0 is on the grid. Symmetric: scale = max(|low|, |high|) / qmax of the signed type, zero point 0 (unsigned: in
+    the middle). ``form`` may limit the codes, or round scales up to powers of two. A float ``dtype`` gives the plain float
+    encoding. Raises EncodingError for NaN, infinite or inverted ranges.
     """
     if dtype in FLOAT_BITS:
         return Encoding(dtype, origin=origin)
-    scale, zero = _grid(low, high, dtype, symmetric)
+    scale, zero = _grid(low, high, dtype, symmetric, form)
     return Encoding(dtype, scale, zero, axis=axis, symmetric=symmetric, origin=origin)
 
 
-def _grid(low: Any, high: Any, dtype: str, symmetric: bool) -> tuple[Array, Array]:
+def _grid(low: Any, high: Any, dtype: str, symmetric: bool, form: GridForm) -> tuple[Array, Array]:
     """Scale and zero point for ranges of any shape."""
     if dtype not in INT_BITS:
         raise EncodingError(f"unknown encoding type '{dtype}'")
@@ -124,16 +144,21 @@ def _grid(low: Any, high: Any, dtype: str, symmetric: bool) -> tuple[Array, Arra
     low, high = np.minimum(low, 0.0), np.maximum(high, 0.0)
     bits, signed = INT_BITS[dtype], not dtype.startswith("u")
     qmin = -(1 << (bits - 1)) if signed else 0
+    least, most = form.limits.get(dtype, (qmin, qmin + (1 << bits) - 1))
     if symmetric:
-        widest = np.maximum(np.maximum(-low, high), MIN_RANGE / 2)
-        wide = widest / max((1 << (bits - 1)) - 1, 1)
-        zero = np.full(wide.shape, 0 if signed else 1 << (bits - 1), np.int64)
+        widest = np.maximum(np.maximum(-low, high), form.min_range / 2)
+        middle = 0 if signed else 1 << (bits - 1)
+        wide = _rounded(widest / max(min(most - middle, middle - least), 1), form)
+        zero = np.full(wide.shape, middle, np.int64)
     else:
-        high = np.maximum(high, low + MIN_RANGE)
-        levels = (1 << bits) - 1
-        wide = (high - low) / levels
-        zero = np.clip(np.rint(qmin - low / _narrow(wide)), qmin, qmin + levels).astype(np.int64)
+        high = np.maximum(high, low + form.min_range)
+        wide = _rounded((high - low) / (most - least), form)
+        zero = np.clip(np.rint(least - low / _narrow(wide)), least, most).astype(np.int64)
     return _narrow(wide), zero
+
+
+def _rounded(scale: Array, form: GridForm) -> Array:
+    return np.asarray(np.exp2(np.ceil(np.log2(scale)))) if form.power_of_two else np.asarray(scale)
 
 
 def _narrow(scale: Array) -> Array:
@@ -151,6 +176,7 @@ def encoding_for_weights(
     block_size: int | None = None,
     symmetric: bool = True,
     origin: str = "calibrated",
+    form: GridForm = _PLAIN,
 ) -> Encoding:
     """The min-max encoding of a constant tensor.
 
@@ -162,7 +188,7 @@ def encoding_for_weights(
     if dtype in FLOAT_BITS:
         return Encoding(dtype, origin=origin)
     if granularity == "tensor":
-        return encoding_for_range(data.min(initial=0), data.max(initial=0), dtype, symmetric=symmetric, origin=origin)
+        return encoding_for_range(data.min(initial=0), data.max(initial=0), dtype, symmetric=symmetric, origin=origin, form=form)
     if granularity not in ("channel", "block", "lpbq"):
         raise EncodingError(f"granularity '{granularity}' is not tensor, channel, block or lpbq")
     if axis is None or not -data.ndim <= axis < data.ndim:
@@ -171,12 +197,12 @@ def encoding_for_weights(
     if granularity == "channel":
         others = tuple(d for d in range(data.ndim) if d != axis)
         low, high = data.min(axis=others, initial=0), data.max(axis=others, initial=0)
-        return encoding_for_range(low, high, dtype, symmetric=symmetric, axis=axis, origin=origin)
+        return encoding_for_range(low, high, dtype, symmetric=symmetric, axis=axis, origin=origin, form=form)
     if block_size is None or block_size < 1:
         raise EncodingError(f"granularity '{granularity}' needs a block size of at least 1")
     starts = np.arange(0, data.shape[axis], block_size)
     low, high = np.minimum.reduceat(data, starts, axis), np.maximum.reduceat(data, starts, axis)
-    scale, zero = _grid(low, high, dtype, symmetric)
+    scale, zero = _grid(low, high, dtype, symmetric, form)
     factors = None
     if granularity == "lpbq":
         if not symmetric:

@@ -2,37 +2,47 @@
 
 from npukit.graph.evaluate import attribute, evaluate_node
 from npukit.graph.files import open_atomic, source_hash, write_atomic
+from npukit.graph.indices import host_nodes
 from npukit.graph.infer import CANONICAL_OPSET, check_graph, infer_shapes, make_graph
 from npukit.graph.macs import count_macs, mac_operands, sample_shape
-from npukit.graph.model import FLOAT_DTYPES, Array, Graph, Node, Shape, Tensor
-from npukit.graph.passes import fold_batch_norm, fold_constants, remove_dead_nodes, subgraph
+from npukit.graph.model import FLOAT_DTYPES, Array, Graph, Node, Shape, Stored, Tensor, row_ranges
+from npukit.graph.passes import bind, fold_batch_norm, fold_constants, remove_dead_nodes, subgraph
+from npukit.graph.protobuf import numpy_type
 from npukit.graph.read import load, load_split
-from npukit.graph.write import save, serialize, serialize_split
+from npukit.graph.write import Blob, Place, save, serialize, serialize_beside, serialize_split
 
 __all__ = [
     "CANONICAL_OPSET",
     "FLOAT_DTYPES",
     "Array",
+    "Blob",
     "Graph",
     "Node",
+    "Place",
     "Shape",
+    "Stored",
     "Tensor",
     "attribute",
+    "bind",
     "check_graph",
     "count_macs",
     "evaluate_node",
     "fold_batch_norm",
     "fold_constants",
+    "host_nodes",
     "infer_shapes",
     "load",
     "load_split",
     "mac_operands",
     "make_graph",
+    "numpy_type",
     "open_atomic",
     "remove_dead_nodes",
+    "row_ranges",
     "sample_shape",
     "save",
     "serialize",
+    "serialize_beside",
     "serialize_split",
     "source_hash",
     "subgraph",

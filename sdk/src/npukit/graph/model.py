@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import abc
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import Any, TypeAlias
 
@@ -16,6 +18,20 @@ Dim: TypeAlias = int | str | None
 Shape: TypeAlias = tuple[Dim, ...]
 
 FLOAT_DTYPES = frozenset({"float32", "float16", "bfloat16", "float64"})
+# A large constant is read and written in pieces of about so many values.
+PIECE = 1 << 20
+
+
+class Stored(abc.ABC):
+    """The values of a constant in another form than an array; they are made when somebody asks for them, and kept by nobody."""
+
+    @abc.abstractmethod
+    def values(self) -> Array:
+        """All values, in the dtype and the shape of the tensor."""
+
+    @abc.abstractmethod
+    def pieces(self) -> Iterator[Array]:
+        """The values in C order, some rows of the first axis at a time."""
 
 
 @attrs.frozen(eq=False)
@@ -23,18 +39,35 @@ class Tensor:
     """A named value.
 
     ``dtype`` is the ONNX type in lower case ("float32", "int64", "bool", "int4"), or "" when unknown. ``shape`` is None when
-    even the rank is unknown; a dimension is an int, a symbol, or None. ``data`` is set for constants and only for them; it may
-    be a read-only memory map.
+    even the rank is unknown; a dimension is an int, a symbol, or None. ``stored`` (given as ``data``) is set for constants and
+    only for them: an array, which may be a read-only memory map, or another form that takes less room.
     """
 
     name: str
     dtype: str = ""
     shape: Shape | None = None
-    data: Array | None = None
+    stored: Array | Stored | None = attrs.field(default=None, alias="data")
+
+    @property
+    def data(self) -> Array | None:
+        """The values of a constant, else None; those that are stored in another form are made anew each time."""
+        return self.stored.values() if isinstance(self.stored, Stored) else self.stored
 
     @property
     def is_constant(self) -> bool:
-        return self.data is not None
+        return self.stored is not None
+
+    @property
+    def size(self) -> int:
+        """How many values the tensor has, 0 when its shape is not known. Nothing is read for it."""
+        return 0 if self.static_shape is None else math.prod(self.static_shape)
+
+    def pieces(self) -> Iterator[Array]:
+        """The values of a constant in C order, some rows of the first axis at a time; nothing when it is no constant."""
+        if isinstance(self.stored, Stored):
+            yield from self.stored.pieces()
+        elif self.stored is not None:
+            yield from (self.stored[rows] for rows in row_ranges(self.stored.shape))
 
     @property
     def is_float(self) -> bool:
@@ -51,6 +84,19 @@ class Tensor:
     @staticmethod
     def constant(name: str, data: Array) -> Tensor:
         return Tensor(name, str(data.dtype), tuple(data.shape), data)
+
+
+def row_ranges(shape: tuple[int, ...], multiple: int = 1) -> Iterator[slice | tuple[()]]:
+    """Indices that cut an array of ``shape`` into pieces of about PIECE values: rows, in all but the last a ``multiple`` of them.
+
+    A small array is one piece, whose index is ().
+    """
+    if math.prod(shape) <= PIECE:
+        yield ()
+        return
+    wanted = PIECE // max(1, math.prod(shape[1:]))
+    step = max(1, wanted // multiple) * multiple
+    yield from (slice(start, min(start + step, shape[0])) for start in range(0, shape[0], step))
 
 
 @attrs.frozen(eq=False)
@@ -122,6 +168,10 @@ class Graph:
         """The data of a constant tensor, or None when ``name`` is absent ("") or not constant."""
         return self.tensors[name].data if name else None
 
+    def is_constant(self, name: str) -> bool:
+        """Whether ``name`` is there (not "") and constant; its values are not read."""
+        return bool(name) and self.tensors[name].is_constant
+
     def evolve(self, **changes: Any) -> Graph:
         """A copy with some fields replaced."""
         return attrs.evolve(self, **changes)
@@ -130,7 +180,14 @@ class Graph:
         """A copy in which the given tensors are added or replaced."""
         return self.evolve(tensors={**self.tensors, **{t.name: t for t in tensors}})
 
+    @cached_property
+    def index_tensors(self) -> frozenset[str]:
+        """The float tensors that only feed shapes, indices or bounds; they are never quantized."""
+        from npukit.graph.indices import index_tensors
+
+        return index_tensors(self)
+
     def float_activations(self) -> tuple[str, ...]:
-        """Names of the non-constant float tensors, graph inputs first, then in node order."""
+        """Names of the non-constant float tensors that hold data, graph inputs first, then in node order."""
         names = [*self.inputs, *(n for node in self.nodes for n in node.outputs if n)]
-        return tuple(n for n in names if self.tensor(n).is_float)
+        return tuple(n for n in names if self.tensor(n).is_float and n not in self.index_tensors)

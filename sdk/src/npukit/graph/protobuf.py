@@ -72,7 +72,16 @@ def numpy_dtype(proto: TensorProto) -> np.dtype[Any]:
     return np.dtype(helper.tensor_dtype_to_np_dtype(proto.data_type))
 
 
+def numpy_type(dtype: str) -> np.dtype[Any]:
+    """The numpy dtype of a tensor's ``dtype``; bfloat16 and the like are those of ml_dtypes."""
+    return np.dtype(helper.tensor_dtype_to_np_dtype(elem_type(dtype)))
+
+
+PACKED = {"int4": 4, "uint4": 4, "int2": 2, "uint2": 2}
+"""The bits of the types of which several values are in one byte."""
+
+
 def byte_count(proto: TensorProto) -> int:
     count = math.prod(map(int, proto.dims))  # exact: a damaged file may claim any dimensions
-    bits = {"int4": 4, "uint4": 4, "int2": 2, "uint2": 2}.get(dtype_name(proto.data_type))
+    bits = PACKED.get(dtype_name(proto.data_type))
     return count * numpy_dtype(proto).itemsize if bits is None else -(-count * bits // 8)

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import TensorProto, external_data_helper, helper, numpy_helper
 
-from npukit.errors import ModelError, UsageError, one_line
+from npukit.errors import ModelError, NpukitError, UsageError, one_line
 from npukit.graph.convert import canonical
 from npukit.graph.infer import CANONICAL_OPSET, check_graph, infer_shapes
-from npukit.graph.model import Array, Graph, Node, Tensor
-from npukit.graph.protobuf import STANDARD_DOMAINS, byte_count, dtype_name, inline, numpy_dtype, plain, type_of
+from npukit.graph.model import Array, Graph, Node, Stored, Tensor
+from npukit.graph.protobuf import PACKED, STANDARD_DOMAINS, byte_count, dtype_name, inline, numpy_dtype, plain, type_of
 
 
 def load(source: str | os.PathLike[str] | bytes, *, symbols: Mapping[str, int] | None = None, batch: int | None = None) -> Graph:
@@ -36,16 +36,23 @@ def load(source: str | os.PathLike[str] | bytes, *, symbols: Mapping[str, int] |
         raise ModelError(f"{_label(source)} is not a valid ONNX model: {one_line(error)}") from error
 
 
-def load_split(model: bytes, location: str, weights: Path, offset: int, size: int) -> Graph:
-    """Read what ``serialize_split`` wrote; the weights are memory-mapped from ``size`` bytes at ``offset`` of a file."""
+Unpack: TypeAlias = Callable[[Tensor, str, Array], Stored]
+"""Makes the values of a constant (given without them) from the form of its Blob and its bytes."""
+
+
+def load_split(model: bytes, location: str, weights: Path, offset: int, size: int, unpack: Unpack | None = None) -> Graph:
+    """Read what ``serialize_split`` wrote; the weights are memory-mapped from ``size`` bytes at ``offset`` of a file.
+
+    ``unpack`` reads the constants that are stored in a form of their own. Raises ModelError for a model that is damaged.
+    """
     try:
         proto = onnx.load_model_from_string(model)
     except DecodeError as error:
         raise ModelError(f"the model is damaged: {one_line(error)}") from None
     base = np.memmap(weights, np.uint8, "r", offset, (size,)) if size else np.zeros(0, np.uint8)
     try:
-        return _build_graph(proto, lambda entry, tensor: _external_slice(entry, tensor, location, base))
-    except (ModelError, UsageError):
+        return _build_graph(proto, lambda entry, tensor: _split_slice(entry, tensor, location, base, unpack))
+    except NpukitError:
         raise
     except Exception as error:
         raise ModelError(f"the model is damaged: {one_line(error)}") from error
@@ -123,22 +130,38 @@ def _external_file(entry: Mapping[str, str], proto: TensorProto, folder: Path | 
     return _external_slice(entry, proto, location, base)
 
 
+def _split_slice(entry: Mapping[str, str], proto: TensorProto, location: str, base: Array, unpack: Unpack | None) -> Array | Stored:
+    """An initializer in the bytes ``base`` of the file ``location``, in the form that its entry names."""
+    form = entry.get("form", "")
+    if not form:
+        return _external_slice(entry, proto, location, base)
+    if unpack is None:
+        raise ModelError(f"tensor '{proto.name}' is stored in the form '{form[:80]}', which is not known")
+    tensor = Tensor(proto.name, dtype_name(proto.data_type), tuple(proto.dims))
+    return unpack(tensor, form, _piece(entry, proto, location, base, None))
+
+
 def _external_slice(entry: Mapping[str, str], proto: TensorProto, location: str, base: Array) -> Array:
     """The view of an initializer in the bytes ``base`` of the file ``location``."""
+    piece = _piece(entry, proto, location, base, byte_count(proto))
+    if dtype_name(proto.data_type) in PACKED:
+        packed = TensorProto(data_type=proto.data_type, dims=proto.dims, raw_data=piece.tobytes())
+        return numpy_helper.to_array(packed)
+    return piece.view(numpy_dtype(proto)).reshape(tuple(proto.dims))
+
+
+def _piece(entry: Mapping[str, str], proto: TensorProto, location: str, base: Array, need: int | None) -> Array:
+    """The bytes that an entry names, as many as are needed; None: as many as it says."""
     if entry.get("location") != location:
         raise ModelError(f"tensor '{proto.name}' refers to the file '{entry.get('location')}', expected '{location}'")
     try:
         offset, size = int(entry.get("offset", "0")), int(entry.get("length", "0") or 0)
     except ValueError:
         raise ModelError(f"tensor '{proto.name}' has a damaged external data entry") from None
-    need = byte_count(proto)
-    if min(offset, *proto.dims, 0) < 0 or (size and size != need) or offset + need > base.size:
+    need = size if need is None else need
+    if min(offset, size, *proto.dims, 0) < 0 or (size and size != need) or offset + need > base.size:
         raise ModelError(f"tensor '{proto.name}' needs {need} bytes at {offset} of '{location}', which has {base.size}")
-    piece = base[offset : offset + need]
-    if dtype_name(proto.data_type) in ("int4", "uint4", "int2", "uint2"):
-        packed = TensorProto(data_type=proto.data_type, dims=proto.dims, raw_data=piece.tobytes())
-        return numpy_helper.to_array(packed)
-    return piece.view(numpy_dtype(proto)).reshape(tuple(proto.dims))
+    return base[offset : offset + need]
 
 
 def _constant_value(node: onnx.NodeProto) -> Array:

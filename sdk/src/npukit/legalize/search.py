@@ -17,10 +17,9 @@ from collections.abc import Iterable, Iterator, Mapping
 import attrs
 import numpy as np
 
-from npukit.backend import OpConstraint, Port, Problem, Rules, port_axis
+from npukit.backend import OpConstraint, Port, Problem, Rules, Scheme, port_axis
 from npukit.backend.ports import input_ports, output_ports, port_tensor, takes_plain_integers
-from npukit.backend.scheme import derived_bias, with_room_for_bias
-from npukit.encoding import FLOAT_BITS, INT_BITS, Conflict, Encoding, encoding_for_range, encoding_for_weights
+from npukit.encoding import FLOAT_BITS, INT_BITS, Conflict, Encoding
 from npukit.graph import Graph, Node, Tensor
 
 ORIGIN = "optimizer:legalize"
@@ -79,7 +78,7 @@ def repair(
     changes = {c.tensor: c for rows, outcome in _solve(facts) for c in _explain(facts, rows, outcome)}
     after = _apply(encodings, changes.values())
     for change in [c for c in changes.values() if c.rule == "derived"]:
-        changes |= {c.tensor: c for c in _make_room(graph, change, after, changes)}
+        changes |= {c.tensor: c for c in _make_room(facts.scheme, graph, change, after, changes)}
         after = _apply(encodings, changes.values())
     return tuple(changes.values()), after
 
@@ -89,16 +88,18 @@ def _apply(encodings: Mapping[str, Encoding], changes: Iterable[Change]) -> dict
     return {name: encoding for name, encoding in found.items() if encoding is not None}
 
 
-def _make_room(graph: Graph, change: Change, encodings: Mapping[str, Encoding], changes: Mapping[str, Change]) -> Iterator[Change]:
+def _make_room(
+    scheme: Scheme, graph: Graph, change: Change, encodings: Mapping[str, Encoding], changes: Mapping[str, Change]
+) -> Iterator[Change]:
     """A wider scale of the weight, and the bias that follows from it, when a new bias scale is too fine for int32."""
     node = next(n for n in graph.nodes if change.tensor in n.inputs)
     weight = node.inputs[1]
     x, w, bias = encodings[node.inputs[0]], encodings[weight], graph.tensor(change.tensor)
-    wide = with_room_for_bias(x, w, bias)
+    wide = scheme.with_room_for_bias(x, w, bias)
     if wide is not w and len(graph.consumers[weight]) == 1:
         before = changes[weight].before if weight in changes else w
         yield Change(weight, before, wide, "derived", node.name, node.op)
-        yield attrs.evolve(change, after=derived_bias(x, wide, bias))
+        yield attrs.evolve(change, after=scheme.bias(x, wide, bias))
 
 
 class _Facts:
@@ -108,6 +109,7 @@ class _Facts:
         self, rules: Rules, graph: Graph, encodings: Mapping[str, Encoding], conflicts: Iterable[Conflict], float_fallback: bool
     ) -> None:
         self.graph, self.encodings = graph, encodings
+        self.scheme = rules.backend.scheme(rules.soc)
         self._rules, self._float_fallback = rules, float_fallback
         # The float tensors of each node.
         self.floats = [
@@ -168,7 +170,7 @@ class _Facts:
     def bias(self, name: str, x: Encoding | None, w: Encoding | None) -> Encoding | None:
         key = (name, x, w)
         if key not in self._biases:
-            self._biases[key] = derived_bias(x, w, self.graph.tensor(name))
+            self._biases[key] = self.scheme.bias(x, w, self.graph.tensor(name))
         return self._biases[key]
 
     def least(self, demand: Demand) -> Cost:
@@ -226,7 +228,7 @@ class _Facts:
         if all(_same(before[0], e) for e in before) and not any(self.refusal(d, self.encodings.get(d[2])) for d in demands):
             return FREE, None
         best: tuple[Cost, Encoding | None] | None = None
-        for encoding in _candidates(tensors, before, [port for d in demands for port in self._ports(d)]):
+        for encoding in _candidates(self.scheme, tensors, before, [port for d in demands for port in self._ports(d)]):
             costs = [_price(t, e, encoding) for t, e in zip(tensors, before, strict=True)]
             cost = _sum(c for c in costs if c is not None)
             better = best is None or cost < best[0]
@@ -310,11 +312,14 @@ def _loss(tensor: Tensor, before: Encoding | None, after: Encoding | None) -> fl
 
 
 def _log2_range(tensor: Tensor) -> float:
-    whole = 0.0 if tensor.data is None else float(tensor.data.max(initial=0) - tensor.data.min(initial=0))
+    data = tensor.data
+    whole = 0.0 if data is None else float(data.max(initial=0) - data.min(initial=0))
     return float(np.log2(whole or 1.0))
 
 
-def _candidates(tensors: list[Tensor], before: list[Encoding | None], ports: list[Port]) -> Iterator[Encoding | None]:
+def _candidates(
+    scheme: Scheme, tensors: list[Tensor], before: list[Encoding | None], ports: list[Port]
+) -> Iterator[Encoding | None]:
     """The encodings that a group of tied tensors might take; whether the ports accept them is for the rules to say."""
     yield from before
     limits = [port.dtypes for port in ports if port.dtypes]
@@ -327,22 +332,23 @@ def _candidates(tensors: list[Tensor], before: list[Encoding | None], ports: lis
             if dtype in port.fixed:
                 yield Encoding(dtype, *port.fixed[dtype], origin="fixed")
         for tensor, encoding in zip(tensors, before, strict=True):
-            if tensor.data is not None:
-                yield from _weight_grids(tensor, encoding, dtype, ports)
+            if tensor.is_constant:
+                yield from _weight_grids(scheme, tensor, encoding, dtype, ports)
             elif encoding is not None and not encoding.is_float and encoding.granularity == "tensor":
                 for symmetric in (False, True):
-                    yield encoding_for_range(encoding.min, encoding.max, dtype, symmetric=symmetric, origin=ORIGIN)
+                    yield scheme.activation(float(encoding.min), float(encoding.max), dtype, symmetric=symmetric, origin=ORIGIN)
 
 
-def _weight_grids(tensor: Tensor, before: Encoding | None, dtype: str, ports: list[Port]) -> Iterator[Encoding]:
-    assert tensor.data is not None
-    axes = {port_axis(port, tensor.data.ndim) for port in ports if "channel" in port.granularity}
+def _weight_grids(scheme: Scheme, tensor: Tensor, before: Encoding | None, dtype: str, ports: list[Port]) -> Iterator[Encoding]:
+    data = tensor.data
+    assert data is not None  # the caller has looked
+    axes = {port_axis(port, data.ndim) for port in ports if "channel" in port.granularity}
     if None in axes:  # any axis will do
         axes.add(None if before is None else before.axis)
     for symmetric in (False, True):
-        yield encoding_for_weights(tensor.data, dtype, symmetric=symmetric, origin=ORIGIN)
+        yield scheme.weight(data, dtype, symmetric=symmetric, origin=ORIGIN)
         for axis in axes - {None}:
-            yield encoding_for_weights(tensor.data, dtype, granularity="channel", axis=axis, symmetric=symmetric, origin=ORIGIN)
+            yield scheme.weight(data, dtype, granularity="channel", axis=axis, symmetric=symmetric, origin=ORIGIN)
 
 
 @attrs.frozen(eq=False)

@@ -58,20 +58,32 @@ def _plain(value: Any) -> Any:
     return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
 
 
-def encodings_from_json(data: Any, graph: Graph) -> dict[str, Encoding]:
-    """Raises PackageError when an entry has another form, names no tensor of the graph, or does not fit that tensor."""
+def encodings_from_json(data: Any) -> dict[str, Encoding]:
+    """Raises PackageError when an entry has another form."""
     if not isinstance(data, dict):
         raise PackageError("encodings.json is not a JSON object")
     found = {}
     for name, entry in data.items():
+        try:
+            found[name] = _encoding(entry)
+        except (EncodingError, ValueError, OverflowError) as error:
+            raise _misfit(name, error) from None
+    return found
+
+
+def check_encodings(encodings: Mapping[str, Encoding], graph: Graph) -> None:
+    """Raise PackageError when an encoding names no tensor of the graph, or does not fit that tensor."""
+    for name, encoding in encodings.items():
         if name not in graph.tensors:
             raise PackageError(f"encodings.json names tensor '{name[:200]}', which the model does not have")
         try:
-            found[name] = _encoding(entry)
-            check_fit(found[name], graph.tensors[name])
-        except (EncodingError, ValueError, OverflowError) as error:
-            raise PackageError(f"encodings.json: tensor '{name}': {' '.join(str(error).split())[:160]}") from None
-    return found
+            check_fit(encoding, graph.tensors[name])
+        except EncodingError as error:
+            raise _misfit(name, error) from None
+
+
+def _misfit(name: str, error: Exception) -> PackageError:
+    return PackageError(f"encodings.json: tensor '{name[:200]}': {' '.join(str(error).split())[:160]}")
 
 
 # numpy kinds: half-step grids have fractional zero points.

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 import attrs
 import numpy as np
 
+from npukit.backend import Edge
 from npukit.encoding import Encoding
-from npukit.graph import Graph, Shape, Tensor, count_macs, mac_operands
+from npukit.graph import Graph, Shape, Tensor, count_macs, mac_operands, numpy_type
 from npukit.package.manifest import Manifest
 
 _FLOATS = {"float32": "Float_32", "float16": "Float_16", "bfloat16": "BFloat_16", "float64": "Float_64", "bool": "Bool_8"}
@@ -44,7 +45,8 @@ class LayerRow:
 class Info:
     """The layer table, the graph's inputs and outputs, totals, and the manifest of a package.
 
-    ``macs`` adds up the layers that are known, ``macs_by_type`` splits it by the types of the two operands.
+    ``macs`` adds up the layers that are known, ``macs_by_type`` splits it by the types of the two operands. ``types``, ``edges``
+    and ``bindings`` are those of a package.
     """
 
     layers: tuple[LayerRow, ...]
@@ -55,9 +57,20 @@ class Info:
     macs_by_type: Mapping[str, int]
     weight_bytes: int
     manifest: Manifest | None = None
+    types: Mapping[str, str] = attrs.field(factory=dict)
+    edges: Mapping[str, Edge] = attrs.field(factory=dict)
+    bindings: tuple[Mapping[str, int], ...] = ()
 
 
-def describe(graph: Graph, encodings: Mapping[str, Encoding] | None = None, manifest: Manifest | None = None) -> Info:
+def describe(
+    graph: Graph,
+    encodings: Mapping[str, Encoding] | None = None,
+    manifest: Manifest | None = None,
+    *,
+    types: Mapping[str, str] | None = None,
+    edges: Mapping[str, Edge] | None = None,
+    bindings: tuple[Mapping[str, int], ...] = (),
+) -> Info:
     """Describe a graph. ``weight_bytes`` counts constants as their encodings store them, 4 bits being half a byte."""
     known = encodings or {}
 
@@ -79,22 +92,25 @@ def describe(graph: Graph, encodings: Mapping[str, Encoding] | None = None, mani
                 node.op,
                 tuple(row(n) for n in node.inputs if n),
                 tuple(row(n) for n in node.outputs if n),
-                sum(int(t.data.size) for t in constants if t.data is not None and t.is_float),
+                sum(t.size for t in constants if t.is_float),
                 macs,
                 {k: short(v) for k, v in node.attributes.items()},
             )
         )
-    floats = [t for t in graph.tensors.values() if t.data is not None and t.is_float]
-    bits = sum(t.data.size * (known[t.name].bits if t.name in known else 8 * t.data.itemsize) for t in floats if t.data is not None)
+    floats = [t for t in graph.tensors.values() if t.is_constant and t.is_float]
+    bits = sum(t.size * (known[t.name].bits if t.name in known else 8 * numpy_type(t.dtype).itemsize) for t in floats)
     return Info(
         tuple(layers),
         tuple(row(n) for n in graph.inputs),
         tuple(row(n) for n in graph.outputs),
-        sum(int(t.data.size) for t in floats if t.data is not None),
+        sum(t.size for t in floats),
         sum(layer.macs or 0 for layer in layers),
         by_type,
         -(-int(bits) // 8),
         manifest,
+        types or {},
+        edges or {},
+        bindings,
     )
 
 

@@ -82,11 +82,13 @@ def _mappings(kind: str, prefix: str, a: Mapping[str, Any], b: Mapping[str, Any]
 def _tensors(prefix: str, a: Tensor, b: Tensor) -> Iterator[Difference]:
     if a.shape != b.shape or a.dtype != b.dtype:
         yield Difference("shape", prefix + a.name, *(f"{t.dtype} {_shape_text(t)}" for t in (a, b)))
-    elif a.data is None or b.data is None:
-        if (a.data is None) != (b.data is None):
-            yield Difference("weight", prefix + a.name, *("computed" if t.data is None else "constant" for t in (a, b)))
-    elif _changed(a.data, b.data).any():
-        yield Difference("weight", prefix + a.name, "", _weight_text(a.data, b.data))
+        return
+    first, second = a.data, b.data
+    if first is not None and second is not None:
+        if _changed(first, second).any():
+            yield Difference("weight", prefix + a.name, "", _weight_text(first, second))
+    elif a.is_constant != b.is_constant:
+        yield Difference("weight", prefix + a.name, *("constant" if t.is_constant else "computed" for t in (a, b)))
 
 
 def _shape_text(tensor: Tensor) -> str:

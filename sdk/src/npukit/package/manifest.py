@@ -10,9 +10,12 @@ from typing import Any
 import attrs
 import numpy as np
 
+from npukit.backend import Selection
 from npukit.errors import PackageError, UsageError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+# Version 1 is version 2 without constants that are stored as codes, settings and a contract.
+_READ = (1, 2)
 
 
 def _text(value: str) -> str:
@@ -52,7 +55,7 @@ def _options(value: Mapping[str, Any]) -> dict[str, Any]:
 
 @attrs.frozen
 class Manifest:
-    """Where a package comes from: backend and SoC it was made for, options, seed, source, and the commands that made it.
+    """Where a package comes from: backend, SoC and settings it was made for, options, seed, source, and the commands that made it.
 
     ``options`` is brought into the form that JSON gives back; UsageError when it is not plain data. ``source_hash`` is the
     SHA-256 of the source model's file in hex, ``history`` holds the command lines, oldest first.
@@ -65,8 +68,14 @@ class Manifest:
     source_name: str = attrs.field(default="", converter=_text)
     source_hash: str = ""
     history: tuple[str, ...] = attrs.field(default=(), converter=_lines)
+    settings: Mapping[str, Any] = attrs.field(factory=dict, converter=_options)
     npukit_version: str = "0.1.0"
     format_version: int = FORMAT_VERSION
+
+    @property
+    def selection(self) -> Selection:
+        """The names of the target that the package was made for."""
+        return Selection(self.backend, self.soc, self.settings)
 
 
 def manifest_to_json(manifest: Manifest, origin_names: Mapping[str, tuple[str, ...]]) -> dict[str, Any]:
@@ -74,7 +83,14 @@ def manifest_to_json(manifest: Manifest, origin_names: Mapping[str, tuple[str, .
     return attrs.asdict(manifest, recurse=False) | {"origin_names": origin_names}
 
 
-_KINDS: Mapping[str, type] = {"options": dict, "seed": int, "history": list, "format_version": int, "origin_names": dict}
+_KINDS: Mapping[str, type] = {
+    "options": dict,
+    "settings": dict,
+    "seed": int,
+    "history": list,
+    "format_version": int,
+    "origin_names": dict,
+}
 
 
 def manifest_from_json(data: Any) -> tuple[Manifest, dict[str, tuple[str, ...]]]:
@@ -82,6 +98,8 @@ def manifest_from_json(data: Any) -> tuple[Manifest, dict[str, tuple[str, ...]]]
     if not isinstance(data, dict):
         raise PackageError("manifest.json is not a JSON object")
     _check_version(data.get("format_version"))
+    if data["format_version"] == 1:
+        data = {"settings": {}, **data}
     names = {field.name for field in attrs.fields(Manifest)} | {"origin_names"}
     if set(data) != names:
         wrong = min(set(data) ^ names)
@@ -98,8 +116,8 @@ def manifest_from_json(data: Any) -> tuple[Manifest, dict[str, tuple[str, ...]]]
 
 
 def _check_version(version: Any) -> None:
-    if version == FORMAT_VERSION and type(version) is int:
+    if version in _READ and type(version) is int:
         return
     newer = isinstance(version, int) and version > FORMAT_VERSION
-    hint = "upgrade npukit" if newer else f"known: {FORMAT_VERSION}"
+    hint = "upgrade npukit" if newer else f"known: {', '.join(map(str, _READ))}"
     raise PackageError(f"package format {repr(version)[:20]} is not known", hint=hint)

@@ -42,11 +42,16 @@ def register_optimizers() -> Any:
 
 
 @hookspec
+def register_observers() -> Any:
+    """Return an ``npukit.calibration.Observer`` or a list of them, for ``--calibration``."""
+
+
+@hookspec
 def register_commands(subparsers: argparse._SubParsersAction[Any]) -> None:
     """Add commands to ``npukit``: ``subparsers.add_parser(NAME, help=...)`` with ``set_defaults(run=function)``.
 
-    ``run(args, console)`` returns the exit code; ``console`` has ``emit`` for the result and ``note`` for people. The flags of
-    every command (--json, --quiet ...) are added afterwards.
+    ``run(args, console)`` returns the exit code; ``npukit.commands`` has the console and the flags that commands share. The flags
+    of every command (--json, --quiet ...) are added afterwards. A name that is taken is refused.
     """
 
 

@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import importlib.util
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import attrs
-import pluggy
 
-from npukit.backend import Backend, Soc, load_socs
+from npukit.backend import Backend, Selection, Soc, Target, load_socs
 from npukit.errors import PluginError, UsageError, did_you_mean
 from npukit.events import Event
 from npukit.graph import Graph
-from npukit.plugins import hookspecs
-from npukit.plugins.commands import GROUP
-
-# Plugins that exist but may not be installed: what to type.
-KNOWN = {name: f"pip install npukit-{name}" for name in ("aimet", "cpu", "htp", "qnn")}
+from npukit.plugins.discovery import Found, contained, discover, manager
+from npukit.plugins.known import DEFAULT_BACKEND, KNOWN
 
 
 @attrs.frozen
@@ -40,28 +33,28 @@ class Registry:
     """The plugins of one run. A plugin that fails to import or to register is kept as broken and stops nobody else."""
 
     def __init__(self) -> None:
-        self._manager = pluggy.PluginManager(GROUP)
-        self._manager.add_hookspecs(hookspecs)
+        self._manager = manager()
         self._statuses: list[PluginStatus] = []
         self._backends: dict[str, Backend] = {}
         self._optimizers: dict[tuple[str, str], Any] = {}
+        self._observers: list[Any] = []
 
     @classmethod
     def load(cls, plugin_files: Sequence[str | Path] = ()) -> Registry:
         """The installed plugins (entry points of group "npukit") and the given plugin files."""
+        return cls.of(discover(plugin_files))
+
+    @classmethod
+    def of(cls, found: Iterable[Found]) -> Registry:
+        """The plugins that were found already."""
         registry = cls()
-        for entry in sorted(importlib.metadata.entry_points(group=GROUP), key=lambda e: e.name):
-            if not any(status.name == entry.name for status in registry._statuses):
-                registry._add(entry.name, entry.load, entry.dist.name if entry.dist else "")
-        for path in plugin_files:
-            if not Path(path).is_file():
-                raise UsageError(f"plugin file {path} does not exist")
-            registry._add(Path(path).stem, lambda path=path: _import_file(Path(path)), str(path))
+        for one in found:
+            registry._add(one)
         return registry
 
     def add(self, name: str, plugin: Any) -> None:
         """Register a plugin object (a module or any object with hook implementations)."""
-        self._add(name, lambda: plugin, "")
+        self._add(Found(name, "", plugin))
 
     def statuses(self) -> tuple[PluginStatus, ...]:
         return tuple(self._statuses)
@@ -72,6 +65,10 @@ class Registry:
     def optimizers(self) -> tuple[Any, ...]:
         """The optimizers of all plugins (``npukit.quantization.Optimizer``)."""
         return tuple(self._optimizers.values())
+
+    def observers(self) -> tuple[Any, ...]:
+        """The calibration methods of all plugins (``npukit.calibration.Observer``)."""
+        return tuple(self._observers)
 
     def resolve(self, selector: str, *, soc: str = "", soc_file: str | os.PathLike[str] | None = None) -> tuple[Backend, Soc]:
         """The backend and SoC that "htp", "htp:sm8750" or "htp:v79" name.
@@ -90,6 +87,35 @@ class Registry:
                 if not wanted or row.name.lower() == wanted.lower():
                     return backend, row
         return backend, backend.soc(wanted)
+
+    def target(
+        self,
+        selector: str | Backend | Target = "",
+        *,
+        soc: str = "",
+        soc_file: str | os.PathLike[str] | None = None,
+        settings: Mapping[str, Any] | None = None,
+        made_for: Selection | None = None,
+        default: str = DEFAULT_BACKEND,
+    ) -> Target:
+        """The target that a selector, a backend or a target names: the one place where this is decided.
+
+        Without a selector it is that of ``made_for``, what a package was made for, else ``default``. A selector that names the
+        backend of ``made_for`` and no SoC takes its SoC and settings along; ``settings`` win over those. Raises what ``resolve``
+        raises, and UsageError for a setting that the backend does not have.
+        """
+        if isinstance(selector, Target):
+            return selector
+        given = dict(settings or {})
+        past = made_for or Selection()
+        name = (selector.name if isinstance(selector, Backend) else selector) or past.backend or default
+        if not soc and past.backend and name.lower() == past.backend.lower():
+            soc, given = past.soc, {**past.settings, **given}
+        if isinstance(selector, Backend):
+            backend, chip = selector, selector.soc(soc)
+        else:
+            backend, chip = self.resolve(name, soc=soc, soc_file=soc_file)
+        return Target.of(backend, chip, self.planner(backend), given)
 
     def planner(self, backend: Backend) -> Backend:
         """The backend whose op constraints plan models for ``backend``: itself, or the one it names when that is installed."""
@@ -113,22 +139,28 @@ class Registry:
         hint = KNOWN.get(name) or did_you_mean(name, self._backends)
         raise UsageError(f"there is no backend '{name}'", hint=hint, code="unknown-backend")
 
-    def _add(self, name: str, load: Any, distribution: str) -> None:
-        try:
-            plugin = load()
-            self._manager.register(plugin, name)
-            backends, optimizers = self._registered(plugin)
-        except Exception as error:  # whatever a plugin raises, the others must go on
-            if self._manager.has_plugin(name):
-                self._manager.unregister(name=name)
-            self._statuses.append(PluginStatus(name, "broken", f"{type(error).__name__}: {error}", distribution))
+    def _add(self, found: Found) -> None:
+        parts, cause = (None, found.cause) if found.cause else contained(lambda: self._register(found))
+        if parts is None:
+            self._statuses.append(PluginStatus(found.name, "broken", cause, found.distribution))
             return
+        backends, optimizers, observers = parts
         self._backends |= {backend.name: backend for backend in backends}
+        self._observers += observers
         self._optimizers |= {(optimizer.name, optimizer.engine): optimizer for optimizer in optimizers}
         names = tuple(dict.fromkeys(optimizer.name for optimizer in optimizers))
-        self._statuses.append(PluginStatus(name, "ok", "", distribution, backends, names))
+        self._statuses.append(PluginStatus(found.name, "ok", "", found.distribution, backends, names))
 
-    def _registered(self, plugin: Any) -> tuple[tuple[Backend, ...], tuple[Any, ...]]:
+    def _register(self, found: Found) -> tuple[tuple[Backend, ...], tuple[Any, ...], tuple[Any, ...]]:
+        """Enter a plugin and return what it registers; one that fails is taken out again."""
+        self._manager.register(found.plugin, found.name)
+        try:
+            return self._registered(found.plugin)
+        except BaseException:
+            self._manager.unregister(name=found.name)
+            raise
+
+    def _registered(self, plugin: Any) -> tuple[tuple[Backend, ...], tuple[Any, ...], tuple[Any, ...]]:
         backends = self._results("register_backends", plugin)
         for backend in backends:
             if not isinstance(backend, Backend):
@@ -141,7 +173,13 @@ class Registry:
                 raise PluginError(f"register_optimizers returned {type(optimizer).__name__}, not an Optimizer")
             if (optimizer.name, optimizer.engine) in self._optimizers:
                 raise PluginError(f"optimizer '{optimizer.name}' is already registered by another plugin")
-        return backends, optimizers
+        observers = self._results("register_observers", plugin)
+        for observer in observers:
+            if not all(hasattr(observer, part) for part in ("name", "range")):
+                raise PluginError(f"register_observers returned {type(observer).__name__}, not an Observer")
+            if any(observer.name == other.name for other in self._observers):
+                raise PluginError(f"observer '{observer.name}' is already registered by another plugin")
+        return backends, optimizers, observers
 
     def _results(self, hook: str, plugin: Any) -> tuple[Any, ...]:
         """What one plugin returns from a hook that registers objects."""
@@ -150,15 +188,6 @@ class Registry:
         for result in self._manager.subset_hook_caller(hook, others)():
             found += result if isinstance(result, Iterable) else [result]
         return tuple(found)
-
-
-def _import_file(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"npukit_plugin_{path.stem}", path)
-    if spec is None or spec.loader is None:
-        raise PluginError(f"{path} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def _read_socs(path: Path) -> tuple[Soc, ...]:

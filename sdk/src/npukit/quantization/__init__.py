@@ -1,8 +1,14 @@
 """From a float model to a quantized package, and to a session."""
 
+from npukit.quantization.calibrate import profile
+from npukit.quantization.check import check
+from npukit.quantization.convert import convert
 from npukit.quantization.legalize import Legalized, legalize
 from npukit.quantization.optimize import Job, Judge, Optimizer
-from npukit.quantization.pipeline import CheckResult, Options, Quantized, Report, check, convert, quantize, read_source
+from npukit.quantization.options import Options
+from npukit.quantization.quantize import quantize
+from npukit.quantization.request import Request, Source, read_source, resolve
+from npukit.quantization.result import CheckResult, Quantized, Report
 from npukit.quantization.session import open_session
 
 __all__ = [
@@ -14,10 +20,14 @@ __all__ = [
     "Options",
     "Quantized",
     "Report",
+    "Request",
+    "Source",
     "check",
     "convert",
     "legalize",
     "open_session",
+    "profile",
     "quantize",
     "read_source",
+    "resolve",
 ]

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
 
-from npukit.backend import Problem, Soc
-from npukit.calibration.observers import Range
+from npukit.backend import Backend, Problem, Soc, Target
 from npukit.encoding import Encoding
 from npukit.errors import UsageError
 from npukit.graph import Graph
-from npukit.legalize.search import Change
+from npukit.legalize import Change
 from npukit.package import Package
 from npukit.plugins import Registry
-from npukit.quantization.pipeline import Options, Quantized, Report, _given, _manifest, _Task, read_source
+from npukit.quantization.finish import make_manifest
+from npukit.quantization.options import Options
+from npukit.quantization.plan import Task
+from npukit.quantization.request import read_source, resolve
+from npukit.quantization.result import Quantized, Report
+from npukit.quantization.settings import idle_settings
 
 
 @attrs.frozen(eq=False)
@@ -50,7 +53,7 @@ class Legalized:
 
     @property
     def overrides(self) -> dict[str, Encoding]:
-        """The encodings that came with the model or as overrides, and the changed ones, for ``quantize(overrides=...)``.
+        """The encodings that came with the model or as overrides, and the changed ones, for ``Request(overrides=...)``.
 
         Biases are left out: they follow from input and weight.
         """
@@ -70,41 +73,36 @@ class Legalized:
 
 def legalize(
     source: Any,
+    backend: str | Backend | Target = "",
     *,
-    backend: str = "htp",
-    overrides: str | os.PathLike[str] | Mapping[str, Encoding] | None = None,
     options: Options | None = None,
-    soc: str = "",
-    soc_file: str | os.PathLike[str] | None = None,
     registry: Registry | None = None,
-    symbols: Mapping[str, int] | None = None,
-    batch: int | None = None,
-    lenient: bool = False,
     history: Sequence[str] = (),
 ) -> Legalized:
     """Find the smallest change of encodings that makes a model legal for a backend.
 
-    A package is judged by its encodings, a float model as ``quantize`` with the same ``overrides`` and ``options`` would make it;
-    no data is needed. Fewest tensors are changed; among equal choices overrides are kept, activations before weights, then types
-    wide. A new grid of an activation keeps the real range of the old one, that of a weight is made from its data. Raises what
-    ``check`` raises.
+    A package is judged by its encodings, a float model as ``quantize`` with the same request and ``options`` would make it; no data
+    is needed. Fewest tensors are changed; among equal choices overrides are kept, activations before weights, then types wide. A
+    new grid of an activation keeps the real range of the old one, that of a weight is made from its data. Raises what ``check``
+    raises.
     """
     options = options or Options()
     registry = registry or Registry.load()
-    chosen, chip = registry.resolve(backend, soc=soc, soc_file=soc_file)
-    origin = read_source(source, registry=registry, symbols=symbols, batch=batch)
-    given, notes = _given(origin, overrides, lenient)
-    task = _Task.prepare(origin.graph, chosen, registry.planner(chosen), chip, options, given, notes)
+    origin = read_source(source, registry=registry)
+    target = resolve(backend, origin, registry)
+    task = Task.prepare(origin, target, options)
     observed = set(task.unknown())
-    changes, encodings = task.legal(task.encodings(dict.fromkeys(observed, Range(-1.0, 1.0))))
+    changes, encodings = task.legal(task.encodings(task.placeholders()))
+    types = {**target.types(task.graph, encodings, float_fallback=options.float_fallback), **task.types}
+    manifest = make_manifest(origin, target, options, history)
     return Legalized(
-        chosen.name,
-        chip,
+        target.backend.name,
+        target.soc,
         changes,
         encodings,
         task.problems(encodings),
         frozenset(n for g in task.solution.groups if observed & {*g.observed} for n in g.tensors),
-        tuple(task.notes),
-        frozenset(given),
-        Package(_manifest(origin, chosen.name, chip.name, options, history), task.graph, encodings),
+        (*task.notes, *idle_settings(task, origin)),
+        frozenset(origin.given),
+        Package(manifest, task.graph, encodings, types, origin.edges, origin.bindings),
     )

@@ -11,7 +11,7 @@ from typing import Any
 import attrs
 import yaml
 
-from npukit.backend import OpCost, Plan, Precision, Problem
+from npukit.backend import OpCost, Plan, Precision, Problem, Scheme
 from npukit.calibration.data import Batches
 from npukit.encoding import Encoding
 from npukit.errors import DataError, UsageError, did_you_mean
@@ -27,13 +27,14 @@ ENGINE = "npukit"
 class Judge:
     """What a job knows of its backend: functions of a graph and of decisions about its tensors.
 
-    ``precision`` has the types of tensors that nobody decided on. ``plan(graph, given)`` is what the op constraints ask for;
-    ``complete(graph, reference, given, precision)`` finishes the encodings as the pipeline would, calibrating the ranges that are
-    missing in the float model ``reference``; ``problems(graph, encodings)`` lists what the constraints say against them;
-    ``cost(graph, encodings)`` is the backend's estimate per node.
+    ``precision`` has the types of tensors that nobody decided on, ``scheme`` makes grids of ranges and weights. ``plan(graph,
+    given)`` is what the op constraints ask for; ``complete(graph, reference, given, precision)`` finishes the encodings as the
+    pipeline would, calibrating the ranges that are missing in the float model ``reference``; ``problems(graph, encodings)`` lists
+    what the constraints say against them; ``cost(graph, encodings)`` is the backend's estimate per node.
     """
 
     precision: Precision
+    scheme: Scheme
     plan: Callable[[Graph, Mapping[str, Encoding]], Plan]
     complete: Callable[[Graph, Graph, Mapping[str, Encoding], Precision], dict[str, Encoding]]
     problems: Callable[[Graph, Mapping[str, Encoding]], tuple[Problem, ...]]

@@ -2,53 +2,131 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
+import threading
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from npukit.backend import FORMS, Backend, KernelBackend, Session, Soc
-from npukit.errors import UsageError, did_you_mean
-from npukit.plugins import Registry
-from npukit.quantization.pipeline import Source, read_source
+import attrs
+
+from npukit.backend import FORMS, Backend, KernelBackend, Session, Target
+from npukit.encoding import Array, Encoding
+from npukit.errors import DataError, UsageError, did_you_mean
+from npukit.graph import Graph, bind
+from npukit.plugins import FLOAT_BACKEND, Registry
+from npukit.quantization.finish import checked_edges, refuse
+from npukit.quantization.request import Source, read_source, resolve
 
 KERNELS_HINT = "--kernels is for emulators such as htp"
 
 
 def open_session(
     source: Any,
+    backend: str | Backend | Target = "",
     *,
-    backend: str = "",
-    soc: str = "",
-    soc_file: str | os.PathLike[str] | None = None,
-    registry: Registry | None = None,
-    symbols: Mapping[str, int] | None = None,
-    batch: int | None = None,
     kernels: str = "",
+    strict: bool = True,
+    float_fallback: bool = False,
+    registry: Registry | None = None,
 ) -> Session:
-    """Load a model on a backend: a Quantized, a Package, or the path of a .dlc or .onnx file.
+    """Load a model on a backend: a Quantized, a Package, the path of a .dlc or .onnx file, or a Request.
 
-    Without ``backend`` a package runs where it was made for, a float model on cpu; the backend it was made for without a SoC means
-    the SoC it was made for. Encodings that the model carries are used as
+    Without ``backend`` a package runs where it was made for, a float model on the float reference; the backend it was made for
+    without a SoC means the SoC it was made for, with the settings it was made with. Encodings that the model carries are used as
     they are; the rest is float. ``kernels`` "numpy" or "fast" chooses the form in which an emulator runs (KernelBackend.open).
+
+    What the op constraints refuse does not run: ConstraintError with all problems, unless ``strict`` is False. A node without a
+    kernel runs in float only with ``float_fallback``, where that was asked for when the package was made, or when not ``strict``;
+    ``metrics()`` names such nodes.
     """
     registry = registry or Registry.load()
-    origin = read_source(source, registry=registry, symbols=symbols, batch=batch)
-    made_for = origin.manifest.backend if origin.manifest else ""
-    selector = backend or made_for or "cpu"
-    if origin.manifest is not None and selector.lower() == made_for and not soc:
-        soc = origin.manifest.soc
-    chosen, chip = registry.resolve(selector, soc=soc, soc_file=soc_file)
-    return _open(chosen, registry.planner(chosen), chip, origin, kernels)
+    origin = read_source(source, registry=registry)
+    target = resolve(backend, origin, registry, default=FLOAT_BACKEND)
+    if origin.manifest is None:
+        origin = attrs.evolve(origin, graph=target.prepare(origin.graph))
+    origin = attrs.evolve(origin, encodings={n: e for n, e in origin.given.items() if n in origin.graph.tensors}, overrides=None)
+    how = _How(target, kernels, strict, float_fallback)
+    return _Bindings(how, origin) if origin.bindings else how.open(origin)
 
 
-def _open(backend: Backend, planner: Backend, soc: Soc, origin: Source, kernels: str) -> Session:
-    graph = planner.prepare(origin.graph) if origin.manifest is None else origin.graph
-    encodings = {n: e for n, e in origin.encodings.items() if n in graph.tensors}
-    program = backend.compile(graph, encodings, soc)
-    if not kernels:
-        return backend.open(program)
-    if kernels not in FORMS:
-        raise UsageError(f"there are no kernels '{kernels}'", hint=did_you_mean(kernels, FORMS))
-    if not isinstance(backend, KernelBackend):
-        raise UsageError(f"backend '{backend.name}' has no kernels to choose from", hint=KERNELS_HINT)
-    return backend.open(program, kernels)
+@attrs.frozen(eq=False)
+class _How:
+    """Where and in which form to open a model."""
+
+    target: Target
+    kernels: str
+    strict: bool
+    float_fallback: bool
+
+    def open(self, origin: Source) -> Session:
+        """A session for a prepared model."""
+        target, graph, encodings = self.target, origin.graph, origin.encodings
+        types = dict(origin.types)
+        if not target.ignores_encodings:
+            fallback = self.float_fallback or origin.float_fallback
+            types = target.types(graph, encodings, float_fallback=fallback or not self.strict) | types
+            if self.strict:
+                self._refuse(graph, encodings, origin.types, fallback)
+        program = target.compile(graph, encodings, types)
+        program = attrs.evolve(program, edges=checked_edges(origin.edges, graph, encodings))
+        if not self.kernels:
+            return target.backend.open(program)
+        if self.kernels not in FORMS:
+            raise UsageError(f"there are no kernels '{self.kernels}'", hint=did_you_mean(self.kernels, FORMS))
+        if not isinstance(target.backend, KernelBackend):
+            raise UsageError(f"backend '{target.backend.name}' has no kernels to choose from", hint=KERNELS_HINT)
+        return target.backend.open(program, self.kernels)
+
+    def _refuse(self, graph: Graph, encodings: Mapping[str, Encoding], types: Mapping[str, str], fallback: bool) -> None:
+        """Raise ConstraintError for what the op constraints refuse. A backend that knows better is asked only then: opening asks it
+        too.
+        """
+        found = self.target.rules.validate(graph, encodings, types=types, float_fallback=fallback)
+        if any(p.severity == "error" for p in found):
+            found = self.target.backend.judge(graph, encodings, self.target.soc, found)
+        remedy = "npukit legalize changes encodings to end this" if encodings else "npukit quantize gives it encodings"
+        refuse(self.target, found, remedy)
+
+
+class _Bindings(Session):
+    """One session for every binding of a symbolic model, opened when first needed; weights are shared."""
+
+    def __init__(self, how: _How, origin: Source) -> None:
+        program = how.target.compile(origin.graph, origin.encodings, origin.types)
+        super().__init__(attrs.evolve(program, edges=dict(origin.edges)))
+        self._how, self._origin = how, origin
+        self._graphs = [how.target.prepare(bind(origin.graph, binding)) for binding in origin.bindings]
+        self._opened: dict[int, Session] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def ignores_encodings(self) -> bool:
+        return self._how.target.ignores_encodings
+
+    def _run(self, feeds: Mapping[str, Array], tensors: Sequence[str]) -> dict[str, Array]:
+        return self._session(self._fitting(feeds)).run(feeds, tensors)
+
+    def _fitting(self, feeds: Mapping[str, Array]) -> int:
+        """The number of the binding that the shapes of the inputs are those of."""
+        for index, graph in enumerate(self._graphs):
+            if all(graph.tensor(name).shape == feeds[name].shape for name in graph.inputs):
+                return index
+        found = ", ".join(f"{name} {list(feeds[name].shape)}" for name in self.program.graph.inputs)
+        known = "; ".join(", ".join(f"{s}={size}" for s, size in binding.items()) for binding in self._origin.bindings)
+        raise DataError(f"no binding of the package has inputs of these shapes: {found}", hint=f"it is bound for {known}")
+
+    def _session(self, index: int) -> Session:
+        with self._lock:
+            if index not in self._opened:
+                graph = self._graphs[index]
+                inner = {n: e for n, e in self._origin.encodings.items() if n in graph.tensors}
+                self._opened[index] = self._how.open(attrs.evolve(self._origin, graph=graph, encodings=inner, bindings=()))
+            return self._opened[index]
+
+    def metrics(self) -> dict[str, Any]:
+        """Those of every binding that has run."""
+        texts = [", ".join(f"{s}={size}" for s, size in binding.items()) for binding in self._origin.bindings]
+        return {texts[index]: session.metrics() for index, session in sorted(self._opened.items())}
+
+    def close(self) -> None:
+        for session in self._opened.values():
+            session.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import repeat
 from types import TracebackType
 
 import numpy as np
@@ -52,7 +53,8 @@ class Simulator:
         piece = subgraph(self._graph, inputs, outputs)
         lowered = insert_qdq(piece, {n: e for n, e in encodings.items() if n in piece.tensors})
         with OrtModel(lowered, outputs, threads=1, fuse_qdq=False) as model:
-            columns = zip(*(self._store.read(n) for n in inputs), strict=True)
+            # Nodes without inputs, whose output is one of the graph, run for every sample all the same.
+            columns = zip(*(self._store.read(n) for n in inputs), strict=True) if inputs else repeat((), len(self._reference))
             for arrays, reference in zip(columns, self._reference, strict=True):
                 yield reference | model.run(dict(zip(inputs, arrays, strict=True)))
 

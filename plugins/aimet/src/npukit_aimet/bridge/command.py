@@ -7,8 +7,9 @@ import importlib.resources
 import shlex
 from collections import deque
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
+from npukit.commands import Console
 from npukit.errors import PluginError
 from npukit.events import Event
 
@@ -22,16 +23,6 @@ _SCRIPT = """\
 Print the path of aimet_env_setup.sh. Sourced with the flags of `npukit aimet setup-env` it also exports AIMET_ENV_PYTHON.
 """
 _SHOWN = 15
-
-
-class Console(Protocol):
-    """What ``npukit`` gives to a command."""
-
-    def emit(self, text: str, data: Any) -> None: ...
-
-    def note(self, text: str) -> None: ...
-
-    def on_event(self, event: Event) -> None: ...
 
 
 def add_commands(subparsers: argparse._SubParsersAction[Any]) -> None:

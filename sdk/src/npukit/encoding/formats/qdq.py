@@ -9,7 +9,8 @@ import attrs
 import ml_dtypes
 import numpy as np
 
-from npukit.encoding.arithmetic import dequantize, fake_quantize, lpbq_channel_scale, quantize
+from npukit.encoding.arithmetic import dequantize, fake_quantize, lpbq_channel_scale
+from npukit.encoding.codes import codes_of
 from npukit.encoding.types import INT_BITS, Array, Encoding
 from npukit.errors import EncodingError
 from npukit.graph import Graph, Node, Tensor, check_graph, evaluate_node, remove_dead_nodes
@@ -86,27 +87,27 @@ class _Writer:
 
     def _constant(self, tensor: Tensor, encoding: Encoding) -> None:
         """Replace a constant by its codes and a DQ that makes the tensor."""
-        name, data = tensor.name, tensor.data
-        assert data is not None  # the caller has looked
+        name, shape = tensor.name, tensor.static_shape or ()
         stored = f"{name}.q"
         self._tensors[name] = Tensor(name, tensor.dtype, tensor.shape)
         if encoding.is_float:
             narrow: Any = np.float16 if encoding.dtype == "float16" else ml_dtypes.bfloat16
-            self._tensors[stored] = Tensor(stored, encoding.dtype, tensor.shape, fake_quantize(data, encoding).astype(narrow))
+            data = tensor.data
+            assert data is not None  # the caller has looked
+            self._tensors[stored] = Tensor(stored, encoding.dtype, shape, fake_quantize(data, encoding).astype(narrow))
             self._nodes.append(Node("Cast", f"{name}.widen", (stored,), (name,), {"to": _FLOAT32}))
             return
-        codes, steps, zeros, dtype = quantize(data, encoding), encoding.steps, encoding.zeros, encoding.dtype
+        codes, steps, zeros, dtype = codes_of(tensor, encoding), encoding.steps, encoding.zeros, encoding.dtype
         if zeros.dtype.kind == "f":  # half steps: (q + 1/2) s = (2 q + 1) (s / 2), exact in 4 bits
             codes, steps, zeros = 2 * codes + np.rint(-2 * zeros).astype(codes.dtype).flat[0], steps / 2, np.zeros_like(steps)
         if encoding.bits < 8:
             dtype = f"{'' if encoding.signed else 'u'}int4"
             codes = codes.astype(np.dtype(getattr(ml_dtypes, dtype)))
-        self._tensors[stored] = Tensor(stored, dtype, tensor.shape, codes)
+        self._tensors[stored] = Tensor(stored, dtype, shape, codes)
         if encoding.block_size is not None and encoding.axis is not None:  # ONNX wants one scale per element of the other axes
-            shape = [
-                s if d == encoding.axis % data.ndim else n for d, (s, n) in enumerate(zip(steps.shape, data.shape, strict=True))
-            ]
-            steps, zeros = np.broadcast_to(steps, shape), np.broadcast_to(zeros, shape)
+            axis = encoding.axis % len(shape)
+            full = [s if d == axis else n for d, (s, n) in enumerate(zip(steps.shape, shape, strict=True))]
+            steps, zeros = np.broadcast_to(steps, full), np.broadcast_to(zeros, full)
         parameters = self._parameters(name, encoding, steps, zeros, dtype)
         if encoding.granularity == "lpbq":
             self._two_levels(parameters[0], encoding)

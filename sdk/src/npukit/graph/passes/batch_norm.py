@@ -45,7 +45,7 @@ def _can_fold(graph: Graph, node: Node, norm: Node) -> bool:
         and middle not in graph.outputs
         and not norm.get("training_mode", 0)
         and not any(norm.outputs[1:])
-        and all(name and graph.constant(name) is not None for name in constants)
+        and all(graph.is_constant(name) for name in constants)
         and _fits(graph, node, norm)
         and (node.op != "Gemm" or not node.input(2) or _bias_is_vector(graph, node))
     )
@@ -60,10 +60,8 @@ def _fits(graph: Graph, node: Node, norm: Node) -> bool:
 
 
 def _bias_is_vector(graph: Graph, node: Node) -> bool:
-    bias, weight = graph.tensor(node.input(2)).data, graph.tensor(node.input(1)).data
-    if bias is None or weight is None:
-        return False
-    return bool(bias.size in (1, weight.shape[0 if node.get("transB", 0) else 1]))
+    bias, weight = graph.tensor(node.input(2)), graph.tensor(node.input(1)).static_shape
+    return weight is not None and bias.size in (1, weight[0 if node.get("transB", 0) else 1])
 
 
 def _fold(graph: Graph, node: Node, norm: Node) -> tuple[Node, list[Tensor]]:

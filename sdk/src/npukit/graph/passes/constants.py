@@ -47,9 +47,9 @@ def _values(node: Node, tensors: dict[str, Tensor], graph: Graph) -> tuple[Array
     if node.op in ("Shape", "Size") and (shape := tensors[node.inputs[0]].static_shape) is not None:
         dims = np.asarray(shape, np.int64)
         return (dims[node.get("start", 0) : node.get("end")],) if node.op == "Shape" else (np.asarray(dims.prod(), np.int64),)
-    inputs = [tensors[name].data if name else None for name in node.inputs]
-    if any(name and data is None for name, data in zip(node.inputs, inputs, strict=True)):
+    if not all(tensors[name].is_constant for name in node.inputs if name):
         return None
+    inputs = [tensors[name].data if name else None for name in node.inputs]
     try:
         values = evaluate_node(node, inputs, graph)
     except ModelError:

@@ -1,0 +1,193 @@
+"""Profile: what a float model did on data, as a value that every calibration method reads."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence, Sized
+from pathlib import Path
+from typing import Any
+
+import attrs
+import numpy as np
+
+from npukit.backend.ort import OrtModel
+from npukit.calibration.histogram import Histogram
+from npukit.calibration.observers import OBSERVERS, Observer, Range, Seen, chosen
+from npukit.errors import DataError, UsageError
+from npukit.events import Event, OnEvent, ignore
+from npukit.graph import Array, Graph, open_atomic
+
+_HEADER = "profile"
+_VERSION = 1
+
+
+@attrs.frozen(eq=False)
+class Profile:
+    """What was seen of every tensor over ``samples`` samples, in memory that does not grow with them.
+
+    It can be saved, loaded, merged with that of other data, and asked for the range of a tensor by any method.
+    """
+
+    tensors: Mapping[str, Seen]
+    samples: int
+
+    def range(self, name: str, observer: Observer, dtype: str, percentile: float = 99.99) -> Range:
+        """The range of a tensor that will be stored as ``dtype``. Raises DataError when the profile does not know the tensor."""
+        if name not in self.tensors:
+            hint = "npukit profile of the same model, with the same --batch and --onnx-define-symbol, makes one"
+            raise DataError(f"the profile knows nothing of tensor '{name}'", hint=hint)
+        return chosen(observer, self.tensors[name], dtype, percentile)
+
+    def merge(self, other: Profile, observers: Iterable[Observer] = ()) -> Profile:
+        """What both saw, as if the data had been seen in one go; ``observers`` are those with a memory of their own.
+
+        Raises DataError when the profiles are of different tensors.
+        """
+        apart = sorted(self.tensors.keys() ^ other.tensors.keys())
+        if apart:
+            raise DataError(f"the profiles are of different models: only one has tensor '{apart[0]}'")
+        known = {observer.name: observer for observer in observers}
+        merged = {n: _merged(self.tensors[n], other.tensors[n], known) for n in self.tensors}
+        return Profile(merged, self.samples + other.samples)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write an .npz file; nothing is left behind when that fails."""
+        names = list(self.tensors)
+        rows = [_row(self.tensors[n]) for n in names]
+        header = {"npukit_profile": _VERSION, "samples": self.samples, "tensors": names, "rows": rows}
+        arrays: dict[str, Array] = {_HEADER: np.frombuffer(json.dumps(header).encode(), np.uint8)}
+        for index, name in enumerate(names):
+            arrays |= {f"{index}/{key}": value for key, value in _arrays(self.tensors[name]).items()}
+        with open_atomic(Path(path)) as file:
+            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+
+    @staticmethod
+    def load(path: str | os.PathLike[str]) -> Profile:
+        """Read what ``save`` wrote. Raises UsageError when there is no such file, DataError when it is no profile or damaged."""
+        try:
+            content = Path(path).read_bytes()
+        except OSError as error:
+            raise UsageError(f"cannot read profile {path}: {error.strerror}") from None
+        try:
+            with np.load(io.BytesIO(content), allow_pickle=False) as archive:
+                return _read(archive)
+        except Exception as error:  # numpy and zipfile raise many types for damaged files
+            reason = " ".join(str(error).split())[:120] or type(error).__name__
+            raise DataError(f"{path} is not a profile of npukit: {reason}") from None
+
+
+def is_profile(source: Any) -> bool:
+    """Whether ``source`` is the path of a file that ``Profile.save`` wrote."""
+    if not isinstance(source, str | os.PathLike) or not Path(source).is_file():
+        return False
+    try:
+        with np.load(source, allow_pickle=False) as archive:
+            return _HEADER in archive.files and "npukit_profile" in json.loads(bytes(archive[_HEADER]))
+    except Exception:  # not an .npz at all, or a damaged one: whoever reads it as data says so
+        return False
+
+
+def observe(
+    graph: Graph,
+    batches: Iterable[Mapping[str, Array]],
+    tensors: Iterable[str],
+    observers: Sequence[Observer] = (),
+    *,
+    on_event: OnEvent = ignore,
+) -> Profile:
+    """Run the float model over all batches and look at ``tensors``, for the sake of ``observers`` (none: npukit's own).
+
+    Memory does not grow with the number of batches: each is run, observed and dropped. Raises DataError when there are no
+    batches, or when a tensor has NaN or infinite values (naming the tensor and the sample).
+    """
+    watches = {name: Watch(observers) for name in tensors}
+    total = len(batches) if isinstance(batches, Sized) else None
+    done = 0
+    with OrtModel(graph, list(watches)) as model:
+        for feeds in batches:
+            for name, values in model.run(feeds).items():
+                check_finite(name, values, done)
+                watches[name].see(values)
+            done += 1
+            on_event(Event("calibrate", done, total))
+    if not done:
+        raise DataError("the calibration set is empty")
+    return Profile({name: watch.seen() for name, watch in watches.items()}, done)
+
+
+def check_finite(name: str, values: Array, sample: int) -> None:
+    """Raise DataError when a tensor has NaN or infinite values."""
+    # A sum is finite unless a value is not (or it overflows, which the second look settles).
+    if not np.isfinite(np.sum(values, dtype=np.float32)) and not np.all(np.isfinite(values)):
+        raise DataError(f"tensor '{name}' has NaN or infinite values in sample {sample} (counted from 0)")
+
+
+class Watch:
+    """Sees all values of one tensor, for the sake of some observers."""
+
+    def __init__(self, observers: Sequence[Observer] = ()) -> None:
+        observers = observers or OBSERVERS
+        self._low, self._high, self._count = np.inf, -np.inf, 0
+        self._histogram = Histogram() if any(o.needs_histogram for o in observers) else None
+        memories = {o: o.begin() for o in observers}
+        self._memory: dict[Observer, Mapping[str, Array]] = {o: memory for o, memory in memories.items() if memory}
+
+    def see(self, values: Array) -> None:
+        """Look at float values of any shape, all finite."""
+        if not values.size:
+            return
+        low, high = float(values.min()), float(values.max())
+        self._low, self._high, self._count = min(self._low, low), max(self._high, high), self._count + values.size
+        if self._histogram is not None:
+            self._histogram.add(values, max(abs(low), abs(high)))
+        for observer in self._memory:
+            self._memory[observer] = observer.see(self._memory[observer], values)
+
+    def seen(self) -> Seen:
+        """What was seen so far."""
+        memory = {observer.name: dict(arrays) for observer, arrays in self._memory.items()}
+        return Seen(self._low, self._high, self._count, self._histogram, memory)
+
+
+def _merged(a: Seen, b: Seen, observers: Mapping[str, Observer]) -> Seen:
+    histogram = None if a.histogram is None or b.histogram is None else a.histogram.merge(b.histogram)
+    both = a.memory.keys() & b.memory.keys() & observers.keys()
+    memory = {name: observers[name].merge(a.memory[name], b.memory[name]) for name in both}
+    return Seen(min(a.low, b.low), max(a.high, b.high), a.count + b.count, histogram, memory)
+
+
+def _row(seen: Seen) -> dict[str, Any]:
+    """The plain parts of a tensor; floats as hexadecimal text, which is exact and knows infinity."""
+    return {"low": float(seen.low).hex(), "high": float(seen.high).hex(), "count": int(seen.count), "memory": sorted(seen.memory)}
+
+
+def _arrays(seen: Seen) -> dict[str, Array]:
+    found = {} if seen.histogram is None else {f"histogram/{k}": v for k, v in seen.histogram.to_arrays().items()}
+    return found | {f"memory/{name}/{key}": value for name, memory in seen.memory.items() for key, value in memory.items()}
+
+
+def _read(archive: Any) -> Profile:
+    header = json.loads(bytes(archive[_HEADER]))
+    if header.get("npukit_profile") != _VERSION:
+        raise ValueError(f"version {str(header.get('npukit_profile'))[:20]} is not known")
+    parts: dict[str, dict[str, Array]] = {}
+    for key in archive.files:
+        index, _, rest = key.partition("/")
+        parts.setdefault(index, {})[rest] = archive[key] if rest else np.zeros(0)
+    rows = zip(header["tensors"], header["rows"], strict=True)
+    found = {str(name): _seen(row, parts.get(str(index), {})) for index, (name, row) in enumerate(rows)}
+    return Profile(found, int(header["samples"]))
+
+
+def _seen(row: Mapping[str, Any], parts: Mapping[str, Array]) -> Seen:
+    counts = {key.removeprefix("histogram/"): value for key, value in parts.items() if key.startswith("histogram/")}
+    memory: dict[str, dict[str, Array]] = {str(name): {} for name in row["memory"]}
+    for key, value in parts.items():
+        kind, _, rest = key.partition("/")
+        if kind == "memory":
+            name, _, part = rest.partition("/")
+            memory[name][part] = value
+    low, high = float.fromhex(row["low"]), float.fromhex(row["high"])
+    return Seen(low, high, int(row["count"]), Histogram.from_arrays(counts) if counts else None, memory)

@@ -1,0 +1,146 @@
+"""Run a model on several backends and compare every tensor with the float model.
+
+A float model is quantized for each backend first, on --calibration-data or else on --data itself; a .dlc is run with the encodings
+it has. SQNR = 10 log10(signal / noise) over all samples, in dB. --write-overrides writes an encodings file that raises the worst
+tensors to 16 bits, for `npukit quantize --overrides`. Two backends that compute with encodings, such as htp,qnn, are also compared
+code by code: the share of equal codes, of codes at most one step apart, and the SQNR of one against the other.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from npukit.cli.console import Console
+from npukit.cli.files import check_writable, write_text
+from npukit.cli.options import (
+    add_backend,
+    add_data,
+    add_kernels,
+    add_model_inputs,
+    add_overrides,
+    add_precision,
+    existing,
+    options_from,
+    positive,
+    registry_from,
+    settings_from,
+    source_from,
+)
+from npukit.cli.quantize import add_calibration
+from npukit.errors import UsageError, did_you_mean
+from npukit.plugins.known import DEFAULT_BACKEND, FLOAT_BACKEND
+
+if TYPE_CHECKING:
+    from npukit.backend import Target
+    from npukit.diagnosis import Comparison, TensorRow
+    from npukit.plugins import Registry
+    from npukit.quantization import Source
+
+SUMMARY = "where do backends part?"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", help="an .onnx or .dlc file")
+    add_backend(parser, default=f"{FLOAT_BACKEND},{DEFAULT_BACKEND}", many=True)
+    add_kernels(parser)
+    add_data(parser)
+    parser.add_argument("--calibration-data", metavar="D", help="data to calibrate a float model on (default: --data)")
+    parser.add_argument("--reference", metavar="MODEL", help="the float model to compare with (default: the model itself)")
+    add_calibration(parser)
+    add_precision(parser)
+    add_overrides(parser)
+    add_model_inputs(parser)
+    parser.add_argument("--no-strict", dest="strict", action="store_false", help="run what a backend refuses")
+    parser.add_argument("--worst", type=positive, default=5, metavar="N", help="how many tensors to list or raise (default: 5)")
+    parser.add_argument("--write-overrides", metavar="FILE", help="encodings that raise the worst N tensors to 16 bits")
+
+
+def run(args: argparse.Namespace, console: Console) -> int:
+    from npukit.diagnosis import compare
+    from npukit.encoding.formats import write_encodings
+    from npukit.report import decibels, table
+
+    target = check_writable(args.write_overrides) if args.write_overrides else None
+    options, registry = options_from(args), registry_from(args)
+    source = source_from(args, registry)
+    labels = [name for name in args.backend.split(",") if name] or [FLOAT_BACKEND, ""]
+    targets = _targets(labels, args, registry, source)  # a typo in the last name must not cost the calibration of the first
+    found = compare(
+        source,
+        targets,
+        data=args.data,
+        calibration=args.calibration_data,
+        options=options,
+        kernels=args.kernels,
+        reference=existing(args.reference) if args.reference else None,
+        registry=registry,
+        on_event=console.on_event,
+    )
+    headers = [f"{label} dB" for label in found.backends]
+    outputs = table(["Output", *headers], [(r.name, *(decibels(r.sqnr[b]) for b in found.backends)) for r in found.outputs])
+    worst = sorted(found.worst(args.worst), key=lambda r: r.depth)
+    rows = [(r.depth, r.name, r.op, *(decibels(r.sqnr[b]) for b in found.backends)) for r in worst]
+    parts = [f"SQNR against {found.reference}, {found.samples} samples", "", outputs]
+    if rows:
+        parts += [
+            "",
+            f"worst {len(rows)} tensors on {found.backends[-1]}, by depth",
+            "",
+            table(["Depth", "Tensor", "Op", *headers], rows),
+        ]
+    if found.pair:
+        parts += _agreement_lines(found, worst)
+    raised = found.raised(args.worst) if target is not None else {}
+    if target is not None:
+        write_text(target, write_encodings(raised, found.graph, "1.0.0"))
+        parts += ["", f"{target}: {len(raised)} encodings raised to 16 bits"]
+    if found.notes:
+        parts += ["", *(f"note: {note}" for note in found.notes)]
+    data = {
+        "reference": found.reference,
+        "notes": found.notes,
+        "samples": found.samples,
+        "pair": found.pair,
+        "outputs": found.outputs,
+        "worst": worst,
+        "tensors": found.tensors,
+        "raised": sorted(raised),
+    }
+    console.emit("\n".join(parts), data)
+    return 0
+
+
+def _targets(labels: Sequence[str], args: argparse.Namespace, registry: Registry, source: Source) -> dict[str, Target]:
+    """The targets by label. A setting goes to every backend that has it; UsageError when none has."""
+    made_for = source.manifest.selection if source.manifest else None
+    plain = {label: registry.target(label, soc_file=args.soc_file, made_for=made_for) for label in labels}
+    settings = settings_from(args)
+    known = {label: {o.name for o in target.backend.options()} for label, target in plain.items()}
+    for name in settings:
+        if not any(name in names for names in known.values()):
+            every = set().union(*known.values())
+            raise UsageError(f"no backend here has a setting '{name}'", hint=did_you_mean(name, every), code="setting")
+    own = {label: {n: v for n, v in settings.items() if n in known[label]} for label in plain}
+    found = {
+        label: registry.target(label, soc_file=args.soc_file, settings=own[label], made_for=made_for) if own[label] else target
+        for label, target in plain.items()
+    }
+    return {label or target.backend.name: target for label, target in found.items()}
+
+
+def _agreement_lines(found: Comparison, worst: Sequence[TensorRow]) -> list[str]:
+    """The last two quantized backends code by code: outputs first, then the worst tensors by depth."""
+    from npukit.report import decibels, percent, table
+
+    headers = ["Depth", "Tensor", "Op", "Equal", "Within 1", "Largest", "SQNR"]
+    seen = {r.name: r for r in (*found.outputs, *worst)}.values()
+    rows = [
+        (r.depth, r.name, r.op, percent(a.exact), percent(a.within_one), a.largest, decibels(a.sqnr))
+        for r in seen
+        if (a := r.agreement) is not None
+    ]
+    if not rows:
+        return ["", f"{found.pair[0]} and {found.pair[1]} have no tensor on a common grid"]
+    return ["", f"codes of {found.pair[0]} against {found.pair[1]}, in steps of the grid", "", table(headers, rows)]

@@ -1,0 +1,77 @@
+"""Write a package in a form that other tools read.
+
+onnx-qdq: an ONNX model with QuantizeLinear and DequantizeLinear nodes, which ONNX Runtime runs. encodings: the encodings JSON
+of AIMET and QAIRT. Backends bring formats of their own: qnn-dlc and qnn-context are files of the vendor's tools.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from npukit.cli.console import Console
+from npukit.cli.files import check_writable, write_text
+from npukit.cli.options import existing, registry_from
+from npukit.errors import UsageError, did_you_mean
+
+if TYPE_CHECKING:
+    from npukit.package import Package
+    from npukit.plugins import Registry
+
+SUMMARY = "write a package for other tools"
+OWN = ("onnx-qdq", "encodings")
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("package", help="a .dlc file")
+    parser.add_argument("--format", required=True, metavar="F", help="onnx-qdq, encodings, or one that a backend brings (qnn-dlc)")
+    parser.add_argument("-o", "--output", required=True, metavar="FILE", help="the file to write")
+    parser.add_argument("--version", default="", metavar="V", help="of the encodings: 0.6.1, 1.0.0 (default) or 2.0.0")
+    parser.add_argument("--soc", default="", metavar="NAME", help="chip that a backend's format is for (default: the package's)")
+
+
+def run(args: argparse.Namespace, console: Console) -> int:
+    from npukit.package import read_package
+
+    if args.version and args.format != "encodings":
+        raise UsageError("--version is for --format encodings; the opset of onnx-qdq follows from the types used")
+    if args.soc and args.format in OWN:
+        raise UsageError(f"--soc has no effect on --format {args.format}, which is the same for every chip")
+    target = check_writable(args.output)
+    registry = registry_from(args)
+    package = read_package(existing(args.package))
+    if args.format == "onnx-qdq":
+        text, data = _qdq(package, target)
+    elif args.format == "encodings":
+        text, data = _encodings(package, target, args.version or "1.0.0")
+    else:
+        text, data = _by_backend(package, target, args.format, args.soc, registry)
+    console.emit(f"{target}: {text}", {"output": str(target), **data})
+    return 0
+
+
+def _qdq(package: Package, target: Path) -> tuple[str, dict[str, Any]]:
+    from npukit.encoding.formats import insert_qdq
+    from npukit.graph import save
+
+    graph = insert_qdq(package.graph, package.encodings)
+    save(graph, target)
+    return f"opset {graph.opset}, {len(graph.nodes)} nodes", {"opset": graph.opset, "nodes": len(graph.nodes)}
+
+
+def _encodings(package: Package, target: Path, version: str) -> tuple[str, dict[str, Any]]:
+    from npukit.encoding.formats import write_encodings
+
+    write_text(target, write_encodings(package.encodings, package.graph, version))
+    return f"version {version}, {len(package.encodings)} encodings", {"encodings": len(package.encodings)}
+
+
+def _by_backend(package: Package, target: Path, form: str, soc: str, registry: Registry) -> tuple[str, dict[str, Any]]:
+    writers = {name: backend for backend in registry.backends() for name in backend.exports}
+    if form not in writers:
+        raise UsageError(f"there is no export format '{form}'", hint=did_you_mean(form, [*OWN, *writers]))
+    backend = writers[form]
+    chip = backend.soc(soc or package.manifest.soc)
+    text = backend.export(backend.compile(package.graph, package.encodings, chip), form, target)
+    return text, {"format": form, "soc": chip.name}

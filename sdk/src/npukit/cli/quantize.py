@@ -1,0 +1,146 @@
+"""Quantize a model for a backend: overrides first, then fixed grids of the op constraints, then calibration on --data.
+
+The result is checked against the op constraints; --no-strict writes it in spite of violations and lists them, --legalize first
+changes as few encodings as end the violations, and lists the changes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from npukit.cli.check import problems_text
+from npukit.cli.console import Console
+from npukit.cli.files import check_writable
+from npukit.cli.options import (
+    add_backend,
+    add_data,
+    add_edges,
+    add_model_inputs,
+    add_overrides,
+    add_precision,
+    options_from,
+    registry_from,
+    source_from,
+    target_from,
+)
+from npukit.errors import ConstraintError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from npukit.legalize import Change
+    from npukit.quantization import Quantized
+
+SUMMARY = "quantize a model for a backend"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", help="an .onnx file")
+    parser.add_argument("-o", "--output", required=True, metavar="FILE.dlc", help="the package to write")
+    add_backend(parser)
+    add_data(parser, required=False)
+    add_calibration(parser)
+    add_precision(parser)
+    add_overrides(parser)
+    add_optimizers(parser)
+    add_edges(parser)
+    add_model_inputs(parser)
+    parser.add_argument("--no-strict", dest="strict", action="store_false", help="list violations instead of refusing")
+    parser.add_argument("--legalize", action="store_true", help="change encodings that the backend refuses, as few as possible")
+    add_keep_float(parser)
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="recorded in the package (default: 0)")
+
+
+def add_keep_float(parser: argparse.ArgumentParser) -> None:
+    """How weights are stored."""
+    parser.add_argument(
+        "--keep-float", action="store_true", help="store the original weights, not their codes: to optimize the package further"
+    )
+
+
+def add_optimizers(parser: argparse.ArgumentParser) -> None:
+    """What improves the model between calibration and the last check."""
+    group = parser.add_argument_group("optimizers")
+    group.add_argument("--optimize", default="", metavar="NAME,...", help="run optimizers in this order: cle, adaround, amp ...")
+    group.add_argument("--config", metavar="FILE.yaml", help="their settings (aimet_quantizer: datasets, adaround, amp)")
+    group.add_argument("--engine", default="", metavar="NAME", help="where they compute: npukit (default) or aimet")
+
+
+def add_calibration(parser: argparse.ArgumentParser) -> None:
+    """How ranges are chosen."""
+    group = parser.add_argument_group("calibration")
+    text = "min-max (default), percentile, entropy ... (npukit backends lists all)"
+    group.add_argument("--calibration", default="min-max", metavar="METHOD", help=text)
+    group.add_argument("--percentile", type=float, default=99.99, metavar="P", help="for percentile, 90..100 (default: 99.99)")
+
+
+def run(args: argparse.Namespace, console: Console) -> int:
+    from npukit.calibration import find_observer
+    from npukit.quantization import quantize
+
+    output = check_writable(args.output)
+    for flag in ("config", "engine"):
+        if getattr(args, flag) and not args.optimize:
+            raise UsageError(f"--{flag} has no effect without --optimize")
+    options, registry = options_from(args), registry_from(args)
+    find_observer(options.calibration, registry.observers())  # a typo must not cost the reading of the model
+    source = source_from(args, registry)
+    target = target_from(args, registry, source)
+    try:
+        result = quantize(
+            source,
+            target,
+            data=args.data,
+            options=options,
+            registry=registry,
+            on_event=console.on_event,
+            history=command_line(),
+            optimize=args.optimize,
+            config=args.config,
+            engine=args.engine,
+        )
+    except ConstraintError as error:
+        if not console.json:
+            console.note(problems_text(error.problems))
+        raise
+    result.save(output, keep_float=args.keep_float)
+    report_result(result, output, console)
+    return 0
+
+
+def command_line() -> list[str]:
+    """This command as a package's history keeps it."""
+    return ["npukit", *sys.argv[1:]]
+
+
+def report_result(result: Quantized, target: Path, console: Console) -> None:
+    """Say what was written and where its encodings come from."""
+    report = result.report
+    origins = ", ".join(f"{count} {origin}" for origin, count in sorted(report.origins.items())) or "none, the model is float"
+    lines = [changes_text(report.changes)] if report.changes else []
+    lines += [problems_text(report.problems)] if report.problems else []
+    lines += [f"note: {note}" for note in report.notes]
+    lines.append(f"{target}: {target.stat().st_size / 1e3:.0f} kB; encodings: {origins}")
+    data = {
+        "output": str(target),
+        "origins": report.origins,
+        "problems": report.problems,
+        "notes": report.notes,
+        "changes": report.changes,
+    }
+    console.emit("\n".join(lines), data)
+
+
+def changes_text(changes: Iterable[Change]) -> str:
+    """A table of changed encodings; biases, which follow from input and weight, are only counted."""
+    from npukit.package.describe import typed_text
+    from npukit.report import table
+
+    changed = tuple(changes)
+    rows = [(c.tensor, typed_text(c.before), typed_text(c.after), f"{c.op} '{c.node}'", c.rule) for c in changed if not c.follows]
+    biases = len(changed) - len(rows)
+    text = table(["Tensor", "Was", "Becomes", "Because of", "Rule"], rows)
+    return text + (f"\n{biases} biases follow" if biases else "")

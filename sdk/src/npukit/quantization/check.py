@@ -1,0 +1,44 @@
+"""A verdict from the model alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from npukit.backend import Backend, Target
+from npukit.plugins import Registry
+from npukit.quantization.options import Options
+from npukit.quantization.plan import Task
+from npukit.quantization.request import Source, read_source, resolve
+from npukit.quantization.result import CheckResult
+from npukit.quantization.settings import default_settings, idle_settings
+
+
+def check(
+    source: Any, backend: str | Backend | Target = "", *, options: Options | None = None, registry: Registry | None = None
+) -> CheckResult:
+    """Say from the model alone, without data, whether a backend would accept it, with all problems at once.
+
+    A float model is judged as ``quantize`` with the same options would make it; a package as it is, unless the request has
+    overrides.
+    """
+    options = options or Options()
+    registry = registry or Registry.load()
+    origin = read_source(source, registry=registry)
+    target = resolve(backend, origin, registry)
+    if origin.manifest is not None and origin.overrides is None:
+        return _package(origin, target, options)
+    task = Task.prepare(origin, target, options)
+    encodings = task.encodings(task.placeholders())
+    notes = (*task.notes, *idle_settings(task, origin))
+    return CheckResult(target.backend.name, target.soc, len(task.graph.nodes), task.problems(encodings), notes)
+
+
+def _package(origin: Source, target: Target, options: Options) -> CheckResult:
+    fallback = options.float_fallback or origin.float_fallback
+    problems = target.problems(origin.graph, origin.encodings, types=origin.types, float_fallback=fallback)
+    notes = default_settings(target)
+    for name in target.changed("legality"):
+        other = target.with_default(name)
+        again = other.problems(origin.graph, origin.encodings, types=origin.types, float_fallback=fallback)
+        notes += (f"setting '{name}' = {target.settings[name]} changed nothing in this model",) if again == problems else ()
+    return CheckResult(target.backend.name, target.soc, len(origin.graph.nodes), problems, notes)

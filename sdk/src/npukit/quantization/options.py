@@ -1,0 +1,59 @@
+"""Options: how to quantize."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import attrs
+
+from npukit.backend import Edge, Precision
+from npukit.errors import UsageError, did_you_mean
+
+COMPUTE_TYPES = ("int", "float16", "float32")
+
+
+def _types(instance: object, attribute: Any, value: Mapping[str, str]) -> None:
+    for node, dtype in value.items():
+        if dtype not in COMPUTE_TYPES:
+            raise UsageError(f"node '{node}' cannot compute in '{dtype}'", hint=did_you_mean(dtype, COMPUTE_TYPES))
+
+
+def _bindings(value: Iterable[Mapping[str, int]]) -> tuple[Mapping[str, int], ...]:
+    return tuple(dict(binding) for binding in value)
+
+
+@attrs.frozen
+class Options:
+    """How to quantize. Empty types and None mean: as the backend does by default.
+
+    ``calibration`` names an observer: min-max, percentile, entropy, mse, sqnr, or one that a plugin brings. ``float_fallback`` lets
+    ops without a kernel run in float16; ``node_types`` says of nodes, by name, what they compute in ("int", "float16", "float32").
+    ``edges`` are what callers hand over and get at graph inputs and outputs (all others: real values in the model's own types).
+    ``bindings`` keeps the model symbolic in the package, with these sizes of its symbols to run it with. ``strict`` raises when the
+    result violates the backend's constraints; otherwise the violations are only listed. ``legalize`` first makes the smallest
+    change of encodings that ends the violations.
+    """
+
+    activations: str = ""
+    weights: str = ""
+    per_channel: bool | None = None
+    calibration: str = "min-max"
+    percentile: float = 99.99
+    float_fallback: bool = False
+    strict: bool = True
+    legalize: bool = False
+    seed: int = 0
+    limit: int | None = None
+    node_types: Mapping[str, str] = attrs.field(factory=dict, validator=_types)
+    edges: Mapping[str, Edge] = attrs.field(factory=dict)
+    bindings: tuple[Mapping[str, int], ...] = attrs.field(default=(), converter=_bindings)
+
+    def precision(self, default: Precision) -> Precision:
+        """``default`` with the types that are asked for here."""
+        return attrs.evolve(
+            default,
+            activations=self.activations or default.activations,
+            weights=self.weights or default.weights,
+            per_channel=default.per_channel if self.per_channel is None else self.per_channel,
+        )

@@ -1,0 +1,196 @@
+"""The plan of a model: what is decided, what is free, and the encodings that follow once ranges are known."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import attrs
+
+from npukit.backend import Plan, Precision, Problem, Target, port_axis
+from npukit.calibration import Range
+from npukit.encoding import INT_BITS, Conflict, Encoding, Solution, propagate, solve
+from npukit.errors import ModelError, UsageError, did_you_mean
+from npukit.graph import Graph, Tensor
+from npukit.legalize import Change, repair
+from npukit.quantization.options import Options
+from npukit.quantization.request import Source
+
+_GRIDS = frozenset(dtype for dtype, bits in INT_BITS.items() if bits <= 16)
+# Stands for a range that only data would tell: neither symmetric nor one-sided, so that no rule takes it for a special case.
+PLACEHOLDER = Range(-1.0, 1.5)
+
+
+@attrs.frozen(eq=False)
+class Task:
+    """A prepared model on its way: what is free, what is decided. ``types`` are what the user wants nodes to compute in."""
+
+    graph: Graph
+    target: Target
+    options: Options
+    precision: Precision
+    given: Mapping[str, Encoding]
+    plan: Plan
+    solution: Solution
+    types: Mapping[str, str]
+    notes: tuple[str, ...]
+
+    @classmethod
+    def prepare(cls, source: Source, target: Target, options: Options) -> Task:
+        """The task of a model as it was read."""
+        prepared = _unshare_biases(target.prepare(source.graph))
+        types = {**source.types, **_known_nodes(prepared, options.node_types)}
+        notes = (*source.notes, *vanished(prepared, source.given))
+        return cls.of(prepared, target, options, source.given, notes, types)
+
+    @classmethod
+    def of(
+        cls,
+        prepared: Graph,
+        target: Target,
+        options: Options,
+        given: Mapping[str, Encoding],
+        notes: tuple[str, ...] = (),
+        types: Mapping[str, str] | None = None,
+    ) -> Task:
+        """The task of a graph that is prepared already."""
+        precision = options.precision(target.precision)
+        decided = {n: e for n, e in given.items() if n in prepared.tensors and n not in prepared.index_tensors}
+        known = propagate(prepared, decided)
+        plan = target.rules.plan(prepared, precision, known)
+        floats = {n for n, e in known.items() if e.is_float}
+        grids = {n: d for n, d in plan.activations.items() if n not in floats and d in _GRIDS}
+        solution = solve(grids, plan.shared, plan.fixed, {n: e for n, e in known.items() if n in grids})
+        notes = (*notes, *_shapes(prepared, given), *_unmet(options.weights, plan, known))
+        return cls(prepared, target, options, precision, known, plan, solution, types or {}, notes)
+
+    def unknown(self) -> list[str]:
+        """The tensors whose range must be observed."""
+        free = [g for g in self.solution.groups if g.encoding is None]
+        return [n for g in free for n in g.observed if not self.graph.tensor(n).is_constant]
+
+    def placeholders(self) -> dict[str, Range]:
+        """A range for every unknown one: legality depends on types and ties, not on ranges."""
+        return dict.fromkeys(self.unknown(), PLACEHOLDER)
+
+    def encodings(self, ranges: Mapping[str, Range]) -> dict[str, Encoding]:
+        """The encodings of all tensors: groups from ranges, weights from their values, biases from both."""
+        scheme = self.target.scheme
+        found = {n: e for n, e in self.given.items() if n not in self.plan.derived}
+        for group in self.solution.groups:
+            encoding = group.encoding
+            if encoding is None:
+                seen = [ranges[n] if n in ranges else _range_of(self.graph.tensor(n)) for n in group.observed]
+                low, high = min(r.low for r in seen), max(r.high for r in seen)
+                symmetric = True if self.plan.symmetric.intersection(group.tensors) else None
+                encoding = scheme.activation(low, high, group.dtype, symmetric=symmetric)
+            for name in group.tensors:
+                origin = encoding if group.encoding is None or name in self.given else _spread_origin(encoding)
+                found.setdefault(name, origin)
+        for name, dtype in self.plan.activations.items():
+            if dtype not in _GRIDS and name not in found:
+                found[name] = Encoding(dtype, origin="calibrated")
+        for name in self.plan.weights:
+            if name not in found:
+                found[name] = self._weight(name)
+        for bias, (x, w) in self.plan.derived.items():
+            tensor = self.graph.tensor(bias)
+            if w in self.plan.weights and w not in self.given:
+                found[w] = scheme.with_room_for_bias(found.get(x), found[w], tensor)
+            derived = scheme.bias(found.get(x), found.get(w), tensor, self.precision.bias)
+            if derived is not None:
+                found[bias] = derived
+        return {n: e for n, e in found.items() if e.dtype != "float32"}
+
+    def _weight(self, name: str) -> Encoding:
+        tensor, port, dtype = self.graph.tensor(name), self.plan.weight_ports[name], self.plan.weights[name]
+        data = tensor.data
+        assert data is not None  # a weight is a constant
+        if not data.size:
+            raise ModelError(f"weight '{name}' has no values, its shape is {list(data.shape)}", hint="take its node out")
+        axis = port_axis(port, data.ndim)
+        per_channel = self.precision.per_channel and "channel" in port.granularity and axis is not None
+        return self.target.scheme.weight(
+            data,
+            dtype,
+            granularity="channel" if per_channel else "tensor",
+            axis=axis if per_channel else None,
+            symmetric=True if port.symmetric is not None else None,
+        )
+
+    def problems(self, encodings: Mapping[str, Encoding]) -> tuple[Problem, ...]:
+        """What is wrong with complete encodings."""
+        pairs = [(c, encodings.get(c.tensor_a), encodings.get(c.tensor_b)) for c in self.solution.conflicts]
+        apart = [c for c, a, b in pairs if a is not None and b is not None and not a.same_grid(b)]
+        conflicts = tuple(_conflict_problem(c) for c in apart)
+        found = self.target.problems(self.graph, encodings, types=self.types, float_fallback=self.options.float_fallback)
+        return conflicts + found
+
+    def legal(self, encodings: Mapping[str, Encoding]) -> tuple[tuple[Change, ...], dict[str, Encoding]]:
+        """The smallest change that makes the encodings legal, and the encodings after it."""
+        conflicts, fallback = self.solution.conflicts, self.options.float_fallback
+        return repair(self.target.rules, self.graph, encodings, conflicts=conflicts, float_fallback=fallback)
+
+
+def vanished(graph: Graph, given: Mapping[str, Encoding]) -> tuple[str, ...]:
+    """A note about encodings of tensors that are no longer there."""
+    lost = sorted(n for n in given if n not in graph.tensors)
+    shown = ", ".join(lost[:5])
+    return (f"{len(lost)} encodings belong to tensors that folding removed and have no effect: {shown}",) if lost else ()
+
+
+def _shapes(graph: Graph, given: Mapping[str, Encoding]) -> tuple[str, ...]:
+    names = sorted(graph.index_tensors & given.keys())
+    what = "belong to tensors that only feed shapes, indices or bounds and have no effect"
+    return (f"{len(names)} encodings {what}: {', '.join(names[:5])}",) if names else ()
+
+
+def _known_nodes(graph: Graph, types: Mapping[str, str]) -> Mapping[str, str]:
+    names = {node.name for node in graph.nodes}
+    for name in types:
+        if name not in names:
+            raise UsageError(f"the model has no node '{name}'", hint=did_you_mean(name, names))
+    return types
+
+
+def _spread_origin(encoding: Encoding) -> Encoding:
+    """The origin of a grid that reached a tensor through a tie."""
+    return encoding if encoding.origin == "fixed" else encoding.with_origin("propagated")
+
+
+def _unmet(wished: str, plan: Plan, given: Mapping[str, Encoding]) -> tuple[str, ...]:
+    """A note when weights cannot have the type that was asked for."""
+    others = {name: dtype for name, dtype in plan.weights.items() if wished and dtype != wished and name not in given}
+    if not others:
+        return ()
+    shown = ", ".join(f"{name} {dtype}" for name, dtype in sorted(others.items())[:5])
+    return (f"{len(others)} of {len(plan.weights)} weights have no {wished} form here and get another type: {shown}",)
+
+
+def _unshare_biases(graph: Graph) -> Graph:
+    """Give every node that reads a shared constant vector as its third input a copy of its own.
+
+    The scale of a bias follows from its node's input and weight, so two nodes cannot share one.
+    """
+    seen: set[str] = set()
+    nodes, copies, origins = [], [], dict(graph.origin_names)
+    for node in graph.nodes:
+        name = node.input(2)
+        if name and name in seen and graph.tensor(name).is_constant and graph.tensor(name).is_float:
+            copy = f"{name}:{node.name}"
+            copies.append(attrs.evolve(graph.tensor(name), name=copy))
+            origins[copy] = (name,)
+            node = attrs.evolve(node, inputs=(*node.inputs[:2], copy, *node.inputs[3:]))
+        seen.add(name)
+        nodes.append(node)
+    return graph.evolve(nodes=tuple(nodes), origin_names=origins).with_tensors(copies) if copies else graph
+
+
+def _range_of(tensor: Tensor) -> Range:
+    data = tensor.data
+    assert data is not None  # only constants have no observed range
+    return Range(float(data.min(initial=0)), float(data.max(initial=0)))
+
+
+def _conflict_problem(conflict: Conflict) -> Problem:
+    hint = "give them one encoding, or drop one of the overrides"
+    return Problem("error", "conflict", conflict.tensor_a, "tie", conflict.tensor_b, str(conflict), hint)

@@ -1,0 +1,107 @@
+"""The trip of a model from float to a quantized package."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import attrs
+
+from npukit.backend import Backend, Precision, Target
+from npukit.calibration import find_observer
+from npukit.encoding import Encoding
+from npukit.events import Event, OnEvent, ignore
+from npukit.graph import Graph
+from npukit.legalize import Change
+from npukit.plugins import Registry
+from npukit.quantization.calibrate import Calibration
+from npukit.quantization.finish import finish
+from npukit.quantization.optimize import Job, Judge, Optimizer, choose
+from npukit.quantization.options import Options
+from npukit.quantization.plan import Task
+from npukit.quantization.request import read_source, resolve
+from npukit.quantization.result import Quantized
+
+
+def quantize(
+    source: Any,
+    backend: str | Backend | Target = "",
+    *,
+    data: Any = None,
+    options: Options | None = None,
+    optimize: str | Sequence[str | Optimizer] = (),
+    config: str | os.PathLike[str] | Mapping[str, Any] | None = None,
+    engine: str = "",
+    registry: Registry | None = None,
+    on_event: OnEvent = ignore,
+    history: Sequence[str] = (),
+) -> Quantized:
+    """Give every tensor of a model an encoding that the backend accepts.
+
+    ``source``: a model, or a Request with overrides, symbols and batch. ``backend``: "htp", "htp:sm8750", or a Target with settings
+    of its own; "" is the one that a package was made for, else the default. ``data``: calibration samples, anything that
+    ``open_data`` takes, or a Profile; not needed when overrides or fixed grids decide everything. ``optimize`` names optimizers
+    ("cle,adaround") that run in that order before the last calibration, configured by ``config`` (a YAML file or its content), on
+    ``engine`` (npukit's own by default).
+
+    Raises ConstraintError with all problems when the result is not legal and ``options.strict``; EncodingError for overrides that
+    match no tensor unless the request is lenient; DataError for bad data; ModelError for a bad model; UsageError for unknown names.
+    """
+    options = options or Options()
+    registry = registry or Registry.load()
+    origin = read_source(source, registry=registry)
+    target = resolve(backend, origin, registry)
+    observer = find_observer(options.calibration, registry.observers())
+    optimizers = choose(optimize, registry, config=config, engine=engine)
+    task = Task.prepare(origin, target, options)
+    listen = _both(on_event, registry.track)
+    calibration = Calibration(data, task.graph, options, observer, listen)
+    reference = task.graph
+    if optimizers:
+        task, reference = _optimized(task, optimizers, calibration, listen)
+    encodings = task.encodings(calibration.ranges(task, reference))
+    changes: tuple[Change, ...] = ()
+    if options.legalize:
+        changes, encodings = task.legal(encodings)
+    names = [optimizer.name for optimizer in optimizers]
+    return finish(task, origin, encodings, changes=changes, history=history, optimizers=names)
+
+
+def _optimized(task: Task, optimizers: Sequence[Optimizer], calibration: Calibration, on_event: OnEvent) -> tuple[Task, Graph]:
+    """The task after all optimizers, and the float model that it stands for then."""
+
+    def of(graph: Graph, given: Mapping[str, Encoding], notes: tuple[str, ...] = ()) -> Task:
+        return Task.of(graph, task.target, task.options, given, notes, task.types)
+
+    def complete(graph: Graph, reference: Graph, given: Mapping[str, Encoding], precision: Precision) -> dict[str, Encoding]:
+        options = attrs.evolve(
+            task.options,
+            activations=precision.activations,
+            weights=precision.weights,
+            per_channel=precision.per_channel,
+        )
+        made = Task.of(graph, task.target, options, given)
+        return made.encodings(calibration.ranges(made, reference))
+
+    judge = Judge(
+        precision=task.precision,
+        scheme=task.target.scheme,
+        plan=lambda graph, given: of(graph, given).plan,
+        complete=complete,
+        problems=lambda graph, encodings: of(graph, encodings).problems(encodings),
+        cost=task.target.estimate,
+    )
+    samples = calibration.samples(task.graph)
+    job = Job(task.graph, task.graph, task.given, judge, samples, task.options.seed, on_event, task.notes)
+    for optimizer in optimizers:
+        job = optimizer.run(job)
+    return of(job.graph, job.given, job.notes), job.reference
+
+
+def _both(first: OnEvent, second: OnEvent) -> OnEvent:
+    def listen(event: Event) -> None:
+        first(event)
+        second(event)
+
+    return listen

@@ -1,0 +1,137 @@
+"""What is asked about: a model, and the encodings and sizes that a user adds to it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from npukit.backend import Backend, Edge, Target
+from npukit.encoding import Encoding
+from npukit.encoding.formats import extract_qdq, read_encodings
+from npukit.errors import UsageError
+from npukit.graph import Graph, load, source_hash
+from npukit.package import Manifest, Package, is_package, read_package
+from npukit.plugins import DEFAULT_BACKEND, Registry
+from npukit.quantization.result import Quantized
+
+
+@attrs.frozen(eq=False)
+class Request:
+    """A model and what a user says about it.
+
+    ``source``: a path (.onnx, .dlc, or what a plugin reads), ONNX bytes, a Graph, a Package or a Quantized. ``overrides``: an
+    encodings file, or tensor -> Encoding; ``lenient`` skips those that match no tensor instead of refusing them. ``symbols`` binds
+    symbolic dimensions, ``batch`` the first dimension of every input. Every function that takes a model takes a Request in its
+    place.
+    """
+
+    source: Any
+    overrides: str | os.PathLike[str] | Mapping[str, Encoding] | None = None
+    symbols: Mapping[str, int] = attrs.field(factory=dict)
+    batch: int | None = None
+    lenient: bool = False
+
+
+@attrs.frozen(eq=False)
+class Source:
+    """A model that was read. ``encodings`` are those it carries (a package, or Q/DQ nodes), ``overrides`` the user's, which win;
+    None when there are none. ``types``, ``edges`` and ``bindings`` are those of a package. ``notes`` tell what reading left out.
+    """
+
+    graph: Graph
+    encodings: Mapping[str, Encoding] = attrs.field(factory=dict)
+    overrides: Mapping[str, Encoding] | None = None
+    manifest: Manifest | None = None
+    name: str = ""
+    sha256: str = ""
+    types: Mapping[str, str] = attrs.field(factory=dict)
+    edges: Mapping[str, Edge] = attrs.field(factory=dict)
+    bindings: tuple[Mapping[str, int], ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def float_fallback(self) -> bool:
+        """Whether nodes of a package without a kernel may run in float."""
+        return self.manifest is not None and bool(self.manifest.options.get("float_fallback"))
+
+    @property
+    def given(self) -> dict[str, Encoding]:
+        """All encodings that are decided before anything is calculated."""
+        return {**self.encodings, **(self.overrides or {})}
+
+
+def read_source(source: Any, *, registry: Registry | None = None) -> Source:
+    """Read a model, or a Request with one. Raises UsageError for what is no model, ModelError for a damaged one, EncodingError for
+    overrides that match no tensor."""
+    if isinstance(source, Source):
+        return source
+    request = source if isinstance(source, Request) else Request(source)
+    found = _read(request, registry or Registry.load())
+    return found if request.overrides is None else _overridden(found, request)
+
+
+def _read(request: Request, registry: Registry) -> Source:
+    source = request.source
+    if isinstance(source, Source):
+        return source
+    if isinstance(source, Quantized):
+        source = source.package
+    if isinstance(source, Package):
+        return _of_package(source)
+    if isinstance(source, Graph):
+        return Source(source, name=source.name)
+    if not isinstance(source, (str, os.PathLike, bytes)):
+        raise UsageError(f"a model is a path, bytes, Graph, Package or Quantized, not {type(source).__name__}")
+    path = None if isinstance(source, bytes) else Path(source)
+    if path is not None and is_package(path):
+        if request.symbols or request.batch is not None:
+            raise UsageError(f"{path} is compiled already: symbols and batch are bound when a model is read from ONNX")
+        return _of_package(read_package(path))
+    graph = registry.load_model(source)
+    if graph is None:
+        graph = load(source, symbols=request.symbols, batch=request.batch)
+    encodings: dict[str, Encoding] = {}
+    if any(node.op in ("QuantizeLinear", "DequantizeLinear") for node in graph.nodes):
+        graph, encodings = extract_qdq(graph)
+    sha256 = source_hash(path) if path is not None and path.is_file() else ""
+    return Source(graph, encodings, name=path.name if path else graph.name, sha256=sha256)
+
+
+def _of_package(package: Package) -> Source:
+    manifest = package.manifest
+    return Source(
+        package.graph,
+        package.encodings,
+        manifest=manifest,
+        name=manifest.source_name,
+        sha256=manifest.source_hash,
+        types={n: t for n, t in package.types.items() if n in manifest.options.get("node_types", {})},
+        edges=package.edges,
+        bindings=package.bindings,
+    )
+
+
+def _overridden(source: Source, request: Request) -> Source:
+    """The source with the user's encodings, and notes about ignored ones."""
+    overrides = request.overrides
+    if isinstance(overrides, Mapping):
+        return attrs.evolve(source, overrides=dict(overrides))
+    assert overrides is not None
+    read = read_encodings(overrides, source.graph, lenient=request.lenient)
+    notes = [f"{len(read.encodings)} encodings read from {os.fspath(overrides)}"]
+    if read.ignored:
+        notes.append(f"{len(read.ignored)} encodings ignored, no such tensor: {', '.join(sorted(read.ignored)[:5])}")
+    return attrs.evolve(source, overrides=read.encodings, notes=(*source.notes, *notes))
+
+
+def resolve(backend: str | Backend | Target, source: Source, registry: Registry, *, default: str = DEFAULT_BACKEND) -> Target:
+    """The target of a model: the one named, else the one that a package was made for, else ``default``.
+
+    A package brings its SoC and settings along when its backend is named without a SoC.
+    """
+    made_for = source.manifest.selection if source.manifest is not None else None
+    return registry.target(backend, made_for=made_for, default=default)

@@ -1,0 +1,51 @@
+"""Settings that changed nothing are named."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from npukit.backend import Target
+from npukit.encoding import Encoding
+from npukit.graph import Graph
+from npukit.quantization.plan import Task
+from npukit.quantization.request import Source
+
+
+def idle_settings(task: Task, source: Source) -> tuple[str, ...]:
+    """A note for every given setting that makes no difference to what is planned or refused.
+
+    The model is planned again with the setting at its default; placeholders stand for the ranges of both.
+    """
+    target = task.target
+    shown = {*target.changed("encodings"), *target.changed("legality")}
+    idle = [name for name in shown if _same(task, Task.prepare(source, target.with_default(name), task.options))]
+    return (
+        *default_settings(target),
+        *(f"setting '{n}' = {target.settings[n]} changed nothing in this model" for n in sorted(idle)),
+    )
+
+
+def default_settings(target: Target) -> tuple[str, ...]:
+    """A note for every given setting that has its default value."""
+    defaults = {option.name: option.default for option in target.backend.options()}
+    names = [name for name in target.given if target.settings[name] == defaults[name]]
+    return tuple(f"setting '{name}' = {defaults[name]} is the default and changes nothing" for name in names)
+
+
+def _same(a: Task, b: Task) -> bool:
+    if not _same_graph(a.graph, b.graph) or a.placeholders() != b.placeholders():
+        return False
+    first, second = a.encodings(a.placeholders()), b.encodings(b.placeholders())
+    return _same_encodings(first, second) and a.problems(first) == b.problems(second)
+
+
+def _same_graph(a: Graph, b: Graph) -> bool:
+    nodes = [[(n.key, n.inputs, n.outputs, str(n.attributes)) for n in graph.nodes] for graph in (a, b)]
+    if nodes[0] != nodes[1] or a.tensors.keys() != b.tensors.keys():
+        return False
+    pairs = [(a.tensors[n].data, b.tensors[n].data) for n in a.tensors]
+    return all(x is y or (x is not None and y is not None and np.array_equal(x, y)) for x, y in pairs)
+
+
+def _same_encodings(a: dict[str, Encoding], b: dict[str, Encoding]) -> bool:
+    return a.keys() == b.keys() and all(a[n].same_grid(b[n]) for n in a)

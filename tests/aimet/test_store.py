@@ -1,0 +1,125 @@
+"""The store of activations: order, shapes and values survive spilling, in any number of threads."""
+
+from __future__ import annotations
+
+import gc
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import npukit as nk
+from npukit.encoding import Array
+from npukit.graph import Graph, Node, make_graph
+from npukit.quantization import Quantized
+from npukit_aimet import store as store_module
+from npukit_aimet.amp.groups import Candidate
+from npukit_aimet.amp.optimizer import Amp
+from npukit_aimet.store import Store
+
+
+def noise(*shape: int, seed: int = 0) -> Array:
+    return np.random.default_rng([seed, *shape]).standard_normal(shape).astype(np.float32)
+
+
+def same(found: Array, expected: Array) -> bool:
+    return found.dtype == expected.dtype and found.shape == expected.shape and np.array_equal(found, expected)
+
+
+def test_many_threads_read_at_once() -> None:
+    """Readers of one tensor do not disturb one another: every array is right, whoever reads what at the same time."""
+    arrays = [noise(30 + i, 40, seed=i) for i in range(60)]
+    with Store(budget=10_000) as store:
+        for array in arrays:
+            store.append("a", array)
+
+        def check(_: int) -> bool:
+            return all(same(x, y) for x, y in zip(store.read("a"), arrays, strict=True))
+
+        with ThreadPoolExecutor(8) as pool:
+            assert all(pool.map(check, range(40)))
+
+
+def test_reading_while_others_write() -> None:
+    """A reader gets what was there when it began, each array whole, while other arrays and tensors are added."""
+    arrays = [noise(50, 20, seed=i) for i in range(200)]
+    with Store(budget=0) as store:
+        store.append("a", arrays[0])
+
+        def write(name: str) -> None:
+            for array in arrays[1:] if name == "a" else arrays:
+                store.append(name, array)
+
+        def check(_: int) -> bool:
+            found = list(store.read("a"))
+            return len(found) > 0 and all(same(x, y) for x, y in zip(found, arrays, strict=False))
+
+        with ThreadPoolExecutor(6) as pool:
+            writers = [pool.submit(write, name) for name in ("a", "b")]
+            assert all(pool.map(check, range(50)))
+            for writer in writers:
+                writer.result()
+        assert all(same(x, y) for name in ("a", "b") for x, y in zip(store.read(name), arrays, strict=True))
+
+
+def test_all_kinds_of_arrays_come_back() -> None:
+    """Scalars, empty arrays, strided views, strings and every type keep their dtype, shape and values on disk."""
+    grid = noise(6, 8)
+    arrays = [np.array(2.5), np.empty((0, 3), np.int64), grid.T, grid[::2, ::3], np.array([True, False])]
+    arrays += [np.arange(4, dtype=np.float16), np.arange(3, dtype=np.uint8), np.array(["a", "bc"], object)]
+    with Store(budget=0) as store:
+        for array in arrays:
+            store.append("a", array)
+        assert all(same(x, y) for x, y in zip(store.read("a"), arrays, strict=True))
+
+
+def test_dropped_tensors_give_back_memory_and_files() -> None:
+    """A reader that has begun can finish after a drop; then the file is closed and the memory free for others."""
+    before = len(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").is_dir() else 0
+    with Store(budget=400) as store:
+        for seed in range(4):
+            store.append("a", noise(50, seed=seed))
+        reader = store.read("a")
+        store.drop("a")
+        assert [same(x, noise(50, seed=seed)) for seed, x in enumerate(reader)] == [True] * 4
+        with pytest.raises(KeyError):
+            store.read("a")
+        del reader
+        gc.collect()
+        if before:
+            assert len(os.listdir("/proc/self/fd")) == before
+        store.append("b", noise(100))  # fits in memory again
+        if before:
+            assert len(os.listdir("/proc/self/fd")) == before
+
+
+def branches() -> Graph:
+    """Convolutions side by side on one input: every group of amp starts from the same kept activation."""
+    nodes = [Node("Conv", "stem", ("x", "w"), ("t",), {"pads": (1, 1, 1, 1)})]
+    nodes += [Node("Conv", f"c{i}", ("t", f"w{i}"), (f"u{i}",), {"pads": (1, 1, 1, 1)}) for i in range(4)]
+    nodes += [Node("Concat", "cat", tuple(f"u{i}" for i in range(4)), ("v",), {"axis": 1})]
+    nodes += [Node("Conv", "end", ("v", "e"), ("y",))]
+    constants = {"w": noise(4, 3, 3, 3), "e": noise(2, 16, 1, 1)} | {f"w{i}": noise(4, 4, 3, 3, seed=i) for i in range(4)}
+    return make_graph(nodes, inputs={"x": ("float32", (1, 3, 16, 16))}, outputs=["y"], constants=constants)
+
+
+def test_amp_with_many_workers_equals_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When nothing fits in memory, several workers measure what one does that has it all in memory."""
+    data = [{"x": noise(1, 3, 16, 16, seed=s)} for s in range(24)]
+
+    def mixed(workers: int, budget: int) -> tuple[Quantized, str]:
+        monkeypatch.setattr(store_module.Store.__init__, "__defaults__", (budget,))
+        folder = tmp_path / f"{workers}-{budget}"
+        candidates = (Candidate("uint16", "int8"), Candidate("uint8", "int8"), Candidate("uint8", "int4"))
+        amp = Amp(candidates=candidates, workers=workers, results_dir=folder)
+        options = nk.Options(activations="uint16", strict=False)
+        model = nk.quantize(branches(), backend="cpu", data=data, options=options, optimize=[amp])
+        return model, (folder / "accuracy_list.json").read_text()
+
+    alone, expected = mixed(1, 1 << 30)
+    for workers in (0, 8):
+        model, measured = mixed(workers, 2000)
+        assert measured == expected
+        assert {n: e.dtype for n, e in model.encodings.items()} == {n: e.dtype for n, e in alone.encodings.items()}
