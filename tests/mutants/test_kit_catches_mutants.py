@@ -244,7 +244,7 @@ class TakesRareOps(Toy):
         return (*super().constraints(), *(free if self.asked else ()))
 
     def supports(self, op: str, domain: str = "", soc: Soc | None = None) -> bool:
-        return op in ("Det", "Hardmax") if self.asked else super().supports(op, domain)
+        return op in ("Det", "Hardmax") if self.asked else super().supports(op, domain, soc)
 
     def prepare(self, graph: Graph) -> Graph:
         self.asked = True

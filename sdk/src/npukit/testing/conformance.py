@@ -91,9 +91,9 @@ class BackendConformance:
 
     def has_op(self, op: str) -> bool:
         """Whether the backend implements the op and its constraints know it on this SoC."""
-        rows, newest = self.backend.constraints(), self.backend.soc(self.soc).generation
-        known = not rows or any(r.op == op and not r.domain and _generation(r.min_arch) <= newest for r in rows)
-        return known and self.backend.supports(op)
+        rows, soc = self.backend.constraints(), self.backend.soc(self.soc)
+        known = not rows or any(r.op == op and not r.domain and _generation(r.min_arch) <= soc.generation for r in rows)
+        return known and self.backend.supports(op, soc=soc)
 
     def ops(self) -> list[str]:
         """The ops that are tested one by one."""
