@@ -9,7 +9,7 @@ from npukit.graph.model import FLOAT_DTYPES, Array, Graph, Node, Shape, Stored, 
 from npukit.graph.passes import bind, fold_batch_norm, fold_constants, remove_dead_nodes, subgraph
 from npukit.graph.protobuf import numpy_type
 from npukit.graph.read import load, load_split
-from npukit.graph.reads import captured, reads
+from npukit.graph.usage import captured, reads
 from npukit.graph.write import Blob, Place, save, serialize, serialize_beside, serialize_split
 
 __all__ = [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from npukit.graph.model import Graph, Node
-from npukit.graph.reads import captured
+from npukit.graph.usage import captured
 
 # Inputs that say where or how much, not what (https://onnx.ai/onnx/operators/), by op; None stands for all inputs.
 _PLACES: dict[str, tuple[int, ...] | None] = {

@@ -11,7 +11,7 @@ from npukit.backend.ort import OrtModel
 from npukit.encoding import Array, Encoding, fake_quantize
 from npukit.encoding.formats import insert_qdq
 from npukit.graph import Graph, remove_dead_nodes
-from npukit.replay.cut import Piece, downstream
+from npukit.replay.cutting import Piece, downstream
 from npukit.replay.store import Rows, Store
 
 _NONE: Mapping[str, Encoding] = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from npukit.graph.model import Graph, Node
-from npukit.graph.reads import reads
+from npukit.graph.usage import reads
 
 
 def remove_dead_nodes(graph: Graph) -> Graph:
