@@ -159,6 +159,10 @@ class TruncatesInFastForm(FastFormOf):
 class FloatFormOf(Toy):
     """A toy NPU with a fast form of a float16 Add, which the healthy one has not."""
 
+    def constraints(self) -> tuple[OpConstraint, ...]:
+        half = Port(dtypes={"float16"})
+        return (*super().constraints(), OpConstraint("Add", (half, half), (half,), source="sheet"))
+
     def float_lowerings(self, soc: Soc) -> Mapping[str, Lowering]:
         return {"Add": self.add}
 
