@@ -127,6 +127,6 @@ class _Bindings(Session):
         texts = [", ".join(f"{s}={size}" for s, size in binding.items()) for binding in self._origin.bindings]
         return {texts[index]: session.metrics() for index, session in sorted(self._opened.items())}
 
-    def close(self) -> None:
+    def _close(self) -> None:
         for session in self._opened.values():
             session.close()
