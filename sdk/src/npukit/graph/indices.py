@@ -112,16 +112,16 @@ def _places(graph: Graph) -> set[str]:
 
 def host_nodes(graph: Graph) -> frozenset[str]:
     """The names of nodes that compute shapes, indices and bounds from shapes and constants alone: known once all shapes are."""
-    known = {name for name, tensor in graph.tensors.items() if tensor.is_constant}
+    made: set[str] = set()  # from shapes and constants alone
     places = _places(graph)
     found = set()
     for node in graph.nodes:
-        from_shapes = not node.domain and (
-            node.op in ("Shape", "Size") or (bool(node.inputs) and known.issuperset(n for n in node.inputs if n))
-        )
-        if from_shapes and not _has_subgraphs(node):
-            known.update(n for n in node.outputs if n)
-            if node.op in ("Shape", "Size") or places.issuperset(n for n in node.outputs if n):
+        inputs, outputs = [n for n in node.inputs if n], [n for n in node.outputs if n]
+        measures = not node.domain and node.op in ("Shape", "Size")
+        follows = not node.domain and bool(inputs) and all(n in made or graph.tensor(n).is_constant for n in inputs)
+        if (measures or follows) and not _captured(node):
+            made.update(outputs)
+            if measures or places.issuperset(outputs):
                 found.add(node.name)
     return frozenset(found)
 
