@@ -119,7 +119,7 @@ def host_nodes(graph: Graph) -> frozenset[str]:
         inputs, outputs = [n for n in node.inputs if n], [n for n in node.outputs if n]
         measures = not node.domain and node.op in ("Shape", "Size")
         follows = not node.domain and bool(inputs) and all(n in made or graph.tensor(n).is_constant for n in inputs)
-        if (measures or follows) and not _captured(node):
+        if (measures or follows) and not _has_subgraphs(node):
             made.update(outputs)
             if measures or places.issuperset(outputs):
                 found.add(node.name)
