@@ -101,7 +101,7 @@ def test_every_command(folder: Path, capsys: pytest.CaptureFixture[str], monkeyp
     run("quantize depthwise.onnx --backend shift:S2 --data data.npz -o d.dlc")
     assert "still refused" in run("legalize d.dlc --backend shift:S1", 1)
     assert "refuses the model" in run("run d.dlc --backend shift:S1 --data data.npz", 2 - 1)
-    run("run d.dlc --backend shift:S1 --data data.npz --limit 1 --no-strict")
+    assert "needs the feature 'depthwise'" in run("run d.dlc --backend shift:S1 --data data.npz --limit 1 --no-strict")
     run("bench d.dlc --runs 2 --data data.npz")
     run("export d.dlc --format onnx-qdq -o d.qdq.onnx")
     assert json.loads(run("check plain.onnx --backend shift --json"))["verdict"] == "accepted"
