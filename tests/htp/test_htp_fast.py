@@ -414,6 +414,7 @@ IN_FLOAT16: list[tuple[str, tuple[tuple[int, ...], ...], tuple[Array, ...], dict
     ("Reshape", (IMAGE,), (np.array([2, -1]),), {}),
     ("Transpose", (IMAGE,), (), {"perm": (0, 2, 3, 1)}),
     ("Split", (IMAGE,), (np.array([1, 3]),), {"axis": 1}),
+    ("Split", (IMAGE,), (), {"axis": 1, "num_outputs": 2}),
 ]
 
 

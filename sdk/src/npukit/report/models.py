@@ -52,10 +52,7 @@ def _contract(info: Info) -> list[str]:
     if info.bindings:
         parts.append("bound for " + "; ".join(", ".join(f"{s}={size}" for s, size in b.items()) for b in info.bindings))
     floats = {dtype: [n for n, t in info.types.items() if t == dtype] for dtype in ("float16", "float32")}
-    grids = any(t == "int" for t in info.types.values())
-    parts += [
-        f"{len(names)} nodes compute in {dtype}: {', '.join(names[:5])}" for dtype, names in floats.items() if names and grids
-    ]
+    parts += [f"{len(names)} nodes compute in {dtype}: {', '.join(names[:5])}" for dtype, names in floats.items() if names]
     return ["\n".join(printable(line) for line in parts)] if parts else []
 
 

@@ -62,7 +62,8 @@ def _plain(call: FastCall, index: int) -> Operand | str:
 def _split(call: FastCall) -> bool:
     if call.type != "float16" or not call.has_real(0) or (call.has(1) and call.constant(1) is None):
         return False
-    made = call.write_many("Split", call.real(0), call.plain(1), outputs=len(call.node.outputs), **call.node.attributes)
+    sizes = (call.plain(1),) if call.has(1) else ()  # ONNX Runtime takes sizes or num_outputs, an absent input is one too many
+    made = call.write_many("Split", call.real(0), *sizes, outputs=len(call.node.outputs), **call.node.attributes)
     return all(call.give_real(name, index, picked=True) for index, name in enumerate(made))
 
 
