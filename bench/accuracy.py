@@ -20,6 +20,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from zoo import Array, Case, Samples, case
 
 import npukit as nk
+from npukit.diagnosis import decibels_of, powers
 from npukit.graph import save
 from npukit.report import decibels, percent, table
 
@@ -69,11 +70,6 @@ def quantized_by_npukit(found: Case) -> dict[str, Array]:
     return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
 
 
-def sqnr(reference: Array, values: Array) -> float:
-    error = reference.astype(np.float64) - values
-    return float(10 * np.log10(np.sum(reference.astype(np.float64) ** 2) / np.sum(error**2)))
-
-
 def rows_of(name: str, zoo: Path) -> list[tuple[str, ...]]:
     found = case(name, zoo)
     reference = run_ort(found.model, found.evaluation)
@@ -81,7 +77,7 @@ def rows_of(name: str, zoo: Path) -> list[tuple[str, ...]]:
         theirs = quantized_by_ort(found, Path(folder))
     ours = quantized_by_npukit(found)
     rows = []
-    levels = [(sqnr(reference[n], ours[n]), sqnr(reference[n], theirs[n])) for n in reference]
+    levels = [tuple(decibels_of(*powers(n, reference[n], side[n])) for side in (ours, theirs)) for n in reference]
     shown = dict(zip(reference, levels, strict=True))
     if len(levels) > 4:
         shown = {f"mean of {len(levels)} outputs": tuple(float(np.mean(column)) for column in zip(*levels, strict=True))}

@@ -29,6 +29,7 @@ from zoo import Array, Case, Samples, case
 
 import npukit as nk
 from npukit.backend.ort import OrtModel
+from npukit.diagnosis import decibels_of, powers
 from npukit.encoding import Encoding
 from npukit.encoding.formats import insert_qdq
 from npukit.graph import Graph
@@ -126,18 +127,17 @@ def aimet_rows(iterations: int) -> dict[str, tuple[str, Make]]:
 
 def evaluated(found: Case, model: Quantized, graph: Graph) -> dict[str, str]:
     """SQNR of every output in dB, and the share of right answers where there are labels."""
-    powers = {name: np.zeros(2) for name in graph.outputs}
+    sums = {name: np.zeros(2) for name in graph.outputs}
     right = 0
     with OrtModel(graph) as plain, OrtModel(insert_qdq(model.graph, model.encodings), optimize=False) as coded:
         for index, feeds in enumerate(found.evaluation):
             a, b = plain.run(feeds), coded.run(feeds)
-            for name, sums in powers.items():
-                x, error = a[name].astype(np.float64).ravel(), (a[name].astype(np.float64) - b[name]).ravel()
-                sums += (x @ x, error @ error)
+            for name, both in sums.items():
+                both += powers(name, a[name], b[name])
             if found.labels is not None:
                 answers = b[graph.outputs[0]].argmax(1)
                 right += int((answers == found.labels[index * len(answers) : (index + 1) * len(answers)]).sum())
-    result = {name: f"{10 * np.log10(signal / noise):.2f} dB" for name, (signal, noise) in powers.items()}
+    result = {name: f"{decibels_of(*both):.2f} dB" for name, both in sums.items()}
     return result | ({"top-1": f"{right / len(found.labels):.1%}"} if found.labels is not None else {})
 
 

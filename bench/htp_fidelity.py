@@ -25,6 +25,7 @@ import zoo
 from numpy.typing import NDArray
 
 from npukit.backend import Backend, Soc
+from npukit.diagnosis import decibels_of, powers, total_powers
 from npukit.errors import NpukitError
 from npukit.plugins import Registry
 from npukit.quantization import Options, Request, open_session, quantize
@@ -136,15 +137,16 @@ def measure(name: str, configuration: tuple[str, str, str], ours: Backend, their
             steps.append(_ulps(x) - _ulps(y))
         else:
             steps.append(x - y)
-        signal, noise = signal + float((y * y).sum()), noise + float(((x - y) ** 2).sum())
+        power, error = powers(output, value, other)
+        signal, noise = signal + power, noise + error
     apart = np.abs(np.concatenate([s.ravel() for s in steps]))
-    sqnr = float("inf") if noise == 0 else 10 * float(np.log10(max(signal, 1e-30) / noise))
     least, most = bar(name, *configuration, soc.generation)[1:]
     exact, within1 = 100 * float((apart == 0).mean()), 100 * float((apart <= 1).mean())
     label = bar(name, *configuration, soc.generation)[0]
     # A cell of some thousand codes scatters by about a point, so products are held to their share over all shapes (``pooled``).
     enough = exact >= least or label == "8-bit product"
     verdict = "met" if enough and (most is None or apart.max() <= most) else "missed"
+    sqnr = decibels_of(signal, noise)
     return Row(name, types, soc.name, apart.size, exact, within1, int(apart.max()), sqnr, label, verdict if label else "")
 
 
@@ -197,9 +199,8 @@ def models(folder: Path, socs: list[str], samples: int = 16) -> Iterator[tuple[s
 
 
 def _sqnr(wanted: list[dict[str, Array]], got: list[dict[str, Array]], name: str) -> float:
-    x, y = (np.concatenate([np.ravel(r[name]) for r in side]).astype(np.float64) for side in (wanted, got))
-    noise = float(((x - y) ** 2).sum())
-    return float("inf") if noise == 0 else 10 * float(np.log10(float((x * x).sum()) / noise))
+    signal, noise = total_powers(({name: r[name]} for r in wanted), got)
+    return decibels_of(signal[name], noise[name])
 
 
 def pooled(rows: list[Row]) -> Iterator[Row]:

@@ -17,6 +17,7 @@ MODULES = (
     "npukit",
     "npukit.quantization",
     "npukit.diagnosis",
+    "npukit.replay",
     "npukit.legalize",
     "npukit.calibration",
     "npukit.backend",

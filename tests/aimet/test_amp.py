@@ -16,17 +16,18 @@ import pytest
 import npukit as nk
 from npukit.backend import Backend, KernelBackend, OpConstraint, Port, Soc
 from npukit.backend.ort import OrtModel
+from npukit.diagnosis import mean_sqnr, total_powers
 from npukit.encoding import Array, Encoding
 from npukit.encoding.formats import insert_qdq
 from npukit.errors import ConstraintError, UsageError
 from npukit.events import Event
 from npukit.graph import Graph, Node, make_graph
 from npukit.quantization import Quantized
+from npukit.replay import Replay, Store
 from npukit_aimet.amp.converts import count_converts
 from npukit_aimet.amp.groups import Candidate
 from npukit_aimet.amp.optimizer import Amp, parse_candidates
 from npukit_aimet.amp.search import Memory, Point, Sensitivity, walk_down
-from npukit_aimet.amp.simulate import Simulator, sqnr
 from npukit_cpu.backend import CpuBackend
 
 WIDE, NARROW = Candidate("uint16", "int8"), Candidate("uint8", "int8")
@@ -79,10 +80,13 @@ def test_a_suffix_gives_what_the_whole_network_gives() -> None:
     graph = CpuBackend().prepare(network())
     encodings = nk.quantize(graph, backend="cpu", data=samples()).encodings
     cuts = [("ra", "wb"), ("x", "wa"), ("tg", "wm"), ("y",)]
-    with Simulator(graph, samples(), cuts) as simulator:
+    with Replay(graph) as replay:
+        for feeds in samples():
+            replay.keep(feeds)
+        replay.prepare(cuts)
         for cut in cuts:
             part = {n: encodings[n] for n in cut}
-            found = list(simulator.outputs(part))
+            found = list(replay.after(part))
             with OrtModel(insert_qdq(graph, part), optimize=False) as whole:
                 for feeds, outputs in zip(samples(), found, strict=True):
                     np.testing.assert_allclose(outputs["y"], whole.run(feeds)["y"], rtol=1e-4, atol=1e-3)
@@ -94,8 +98,8 @@ def test_sqnr_is_the_ratio_of_powers() -> None:
     b = [{"y": x["y"] + np.float32(0.1) * noise(3, 4, seed=9 + s)} for s, x in enumerate(a)]
     signal = sum(float((x["y"].astype(np.float64) ** 2).sum()) for x in a)
     error = sum(float(((x["y"] - z["y"]).astype(np.float64) ** 2).sum()) for x, z in zip(a, b, strict=True))
-    assert sqnr(a, b) == pytest.approx(10 * np.log10(signal / error), abs=1e-3)
-    assert sqnr(a, a) == pytest.approx(200)
+    assert mean_sqnr(*total_powers(a, b)) == pytest.approx(10 * np.log10(signal / error), abs=1e-3)
+    assert mean_sqnr(*total_powers(a, a)) == pytest.approx(200)
 
 
 def test_products_cost_bit_operations() -> None:
@@ -300,3 +304,33 @@ def test_without_matplotlib_the_report_says_so(tmp_path: Path, monkeypatch: pyte
     assert (tmp_path / "pareto_list.csv").is_file()
     assert not (tmp_path / "pareto_curve.png").exists()
     assert any("npukit-aimet[plot]" in note for note in model.report.notes)
+
+
+def branches() -> Graph:
+    """Convolutions side by side on one input: every group of amp starts from the same kept activation."""
+    nodes = [Node("Conv", "stem", ("x", "w"), ("t",), {"pads": (1, 1, 1, 1)})]
+    nodes += [Node("Conv", f"c{i}", ("t", f"w{i}"), (f"u{i}",), {"pads": (1, 1, 1, 1)}) for i in range(4)]
+    nodes += [Node("Concat", "cat", tuple(f"u{i}" for i in range(4)), ("v",), {"axis": 1})]
+    nodes += [Node("Conv", "end", ("v", "e"), ("y",))]
+    constants = {"w": noise(4, 3, 3, 3), "e": noise(2, 16, 1, 1)} | {f"w{i}": noise(4, 4, 3, 3, seed=i) for i in range(4)}
+    return make_graph(nodes, inputs={"x": ("float32", (1, 3, 16, 16))}, outputs=["y"], constants=constants)
+
+
+def test_amp_with_many_workers_equals_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When nothing fits in memory, several workers measure what one does that has it all in memory."""
+    data = [{"x": noise(1, 3, 16, 16, seed=s)} for s in range(24)]
+
+    def mixed(workers: int, budget: int) -> tuple[Quantized, str]:
+        monkeypatch.setattr(Store.__init__, "__defaults__", (budget,))
+        folder = tmp_path / f"{workers}-{budget}"
+        candidates = (Candidate("uint16", "int8"), Candidate("uint8", "int8"), Candidate("uint8", "int4"))
+        amp = Amp(candidates=candidates, workers=workers, results_dir=folder)
+        options = nk.Options(activations="uint16", strict=False)
+        model = nk.quantize(branches(), backend="cpu", data=data, options=options, optimize=[amp])
+        return model, (folder / "accuracy_list.json").read_text()
+
+    alone, expected = mixed(1, 1 << 30)
+    for workers in (0, 8):
+        model, measured = mixed(workers, 2000)
+        assert measured == expected
+        assert {n: e.dtype for n, e in model.encodings.items()} == {n: e.dtype for n, e in alone.encodings.items()}

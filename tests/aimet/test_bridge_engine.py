@@ -35,7 +35,6 @@ from npukit_aimet.bridge import process
 from npukit_aimet.bridge.environment import parse_version, too_old
 from npukit_aimet.bridge.layers import choose_layers
 from npukit_aimet.bridge.optimizers import AimetAdaround, AimetCle, AimetSeqMse
-from npukit_aimet.decided import _with_room
 
 RECORDING = Path(__file__).with_name("test_bridge_recording.json")
 REAL = os.environ.get("AIMET_ENV_PYTHON", "")
@@ -585,16 +584,6 @@ def test_cle_leaves_decided_tensors_alone(player: Player) -> None:
             run_task("cle", overrides=given)
 
 
-def test_small_scales_leave_room_for_the_bias() -> None:
-    """A channel whose bias would need more than half the int32 range keeps its old scale; the others get the new one."""
-    grid = Encoding("int8", [1e-4, 1e-4], axis=0, symmetric=True)
-    bias = np.array([1.0, 4000.0], np.float32)  # 4000 / (1e-4 * 1e-5) = 4e12 steps
-    found = _with_room(grid, np.array([2e-4, 2e-1], np.float32), bias, 1e-5)
-    assert np.allclose(found.steps, [1e-4, 2e-1])
-    one = _with_room(Encoding("int8", 1e-4, symmetric=True), np.array(3e-1, np.float32), bias, 1e-5)
-    assert np.allclose(one.steps, 3e-1)
-
-
 HALVE = """\
 grids = json.load(open(job["encodings"]))
 for entry in grids["param_encodings"]:
@@ -609,14 +598,14 @@ say(kind="done")
 
 
 def test_seq_mse_keeps_biases_inside_int32(player: Player) -> None:
-    """AIMET halves all scales; where the bias would then leave half of the int32 range, the scale stays."""
+    """AIMET halves all scales; where the bias would then leave half of the int32 range, it shrinks less."""
     player(HALVE)
     large = network(bias=150.0)
     options = Options(weights="int8", activations="uint16")
     before = quantize(large, backend="cpu", data=samples(), options=options)
     after = quantize(large, backend="cpu", data=samples(), options=options, optimize=[AimetSeqMse()])
     ratios = after.encodings["w1"].steps / before.encodings["w1"].steps
-    assert set(ratios) == {0.5, 1.0}
+    assert (ratios.min(), ratios.max()) == (0.5, 1.0)
     bias, grid = large.tensor("b1").data, after.encodings["b1"]
     assert bias is not None
     assert grid.dtype == "int32"

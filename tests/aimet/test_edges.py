@@ -12,12 +12,12 @@ import pytest
 
 import npukit as nk
 from npukit.backend.ort import OrtModel
+from npukit.diagnosis import total_powers
 from npukit.encoding import Array
-from npukit.errors import ConstraintError, ModelError
+from npukit.errors import ConstraintError, DataError, ModelError
 from npukit.graph import Graph, Node, Tensor, make_graph
 from npukit_aimet.amp.groups import Candidate
 from npukit_aimet.amp.optimizer import Amp
-from npukit_aimet.amp.simulate import sqnr
 
 W4 = nk.Options(weights="int4")
 LAX = attrs.evolve(W4, strict=False)
@@ -245,8 +245,10 @@ def test_rows_too_wide_for_second_moments(optimize: str) -> None:
 
 def test_sqnr_of_other_shapes_names_the_output() -> None:
     """A shape that follows from quantized values is an error that says where, not a broadcast."""
-    with pytest.raises(ModelError, match=r"output 'y' has shape \[0, 2\] when the model is quantized, \[3, 2\] in float"):
-        sqnr([{"y": noise(3, 2)}], [{"y": noise(0, 2)}])
+    with pytest.raises(DataError, match=r"'y' has shape \[0, 2\] when the model is quantized, \[3, 2\] in float"):
+        total_powers([{"y": noise(3, 2)}], [{"y": noise(0, 2)}])
+    with pytest.raises(DataError, match="'y' is empty"):
+        total_powers([{"y": noise(0, 2)}], [{"y": noise(0, 2)}])
 
 
 def test_scores_of_another_kind_are_not_used(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,10 @@ import numpy as np
 import pytest
 
 import npukit as nk
+from npukit.backend import Backend, Scheme, Soc
 from npukit.backend.ort import OrtModel
 from npukit.encoding import Array, Encoding
+from npukit.encoding import quantize as to_codes
 from npukit.encoding.formats import insert_qdq, read_encodings, write_encodings
 from npukit.errors import DataError, UsageError
 from npukit.graph import Graph, Node, make_graph
@@ -24,6 +25,7 @@ from npukit_aimet.adaround import AdaRound
 from npukit_aimet.bias_correction import BiasCorrection
 from npukit_aimet.cle import CrossLayerEqualization
 from npukit_aimet.seq_mse import SequentialMse
+from npukit_cpu.backend import CpuBackend
 
 W4 = nk.Options(weights="int4")
 
@@ -296,13 +298,13 @@ def test_memory_is_flat_in_the_number_of_samples() -> None:
     code = """
 import resource, sys
 import numpy as np
-import npukit as nk, npukit_aimet.store as store
+import npukit as nk, npukit.replay as replay
 from npukit.graph import Node, make_graph
 random = np.random.default_rng(0)
 nodes = [Node("Conv", f"c{i}", (f"t{i}", f"w{i}"), (f"t{i + 1}",), {"pads": (1, 1, 1, 1)}) for i in range(4)]
 weights = {f"w{i}": random.standard_normal((16, 3 if i == 0 else 16, 3, 3)).astype("f") / 10 for i in range(4)}
 graph = make_graph(nodes, {"t0": ("float32", (1, 3, 64, 64))}, ["t4"], weights)
-store.Store.__init__.__defaults__ = (8 << 20,)
+replay.Store.__init__.__defaults__ = (8 << 20,)
 class Data:
     def __iter__(self):
         return ({"t0": np.random.default_rng(i).standard_normal((1, 3, 64, 64)).astype("f")} for i in range(int(sys.argv[1])))
@@ -318,22 +320,6 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
     few, many = peak(40), peak(160)
     activation = 16 * 64 * 64 * 4 // 1024  # kB of one activation: 120 more of them on two paths would be 60 MB at least
     assert many - few < 80 * activation
-
-
-def test_store_spills_and_reads_back(tmp_path: Path) -> None:
-    """Arrays beyond the budget come back in order, several times, also while others are added."""
-    from npukit_aimet.store import Store
-
-    arrays = [noise(3, i + 1) for i in range(6)]
-    with Store(budget=40) as store:
-        for array in arrays[:5]:
-            store.append("a", array)
-        for _ in range(2):
-            assert all(np.array_equal(x, y) for x, y in zip(store.read("a"), arrays, strict=False))
-        reader: Iterator[Array] = store.read("a")
-        next(reader)
-        store.append("a", arrays[5])
-        assert [a.shape for a in store.read("a")] == [a.shape for a in arrays]
 
 
 @pytest.mark.parametrize("optimize", ["adaround", "seq-mse", "bias-correction", "cle,adaround"])
@@ -366,3 +352,49 @@ def test_rounding_gains_at_every_width(bits: str) -> None:
             return float(sum(((coded.run(f)["y"] - exact.run(f)["y"]) ** 2).sum() for f in samples(16, seed=9)))
 
     assert error(model) < 0.8 * error(plain)
+
+
+class PowersOfTwo(CpuBackend):
+    """Grids with scales that are powers of two, and int8 without its lowest code."""
+
+    name = "powers"
+
+    def scheme(self, soc: Soc) -> Scheme:
+        return Scheme(activations="symmetric", power_of_two=True, limits={"int8": (-127, 127)})
+
+
+@pytest.mark.parametrize("optimize", ["seq-mse", "adaround", "seq-mse,adaround", "bias-correction", "cle,seq-mse"])
+@pytest.mark.parametrize("weights", ["int8", "int4"])
+def test_grids_are_those_of_the_scheme(weights: str, optimize: str) -> None:
+    """Whatever an optimizer decides, scales are powers of two and no weight has a code that the backend does not use."""
+    registry = nk.Registry.load()
+    registry.add("powers", PowersPlugin)
+    options = nk.Options(weights=weights)
+    model = nk.quantize(
+        network(), backend="powers", registry=registry, data=samples(16), options=options, optimize=optimize.split(",")
+    )
+    for name in (f"w{i}" for i in range(1, 6)):
+        grid, data = model.encodings[name], model.graph.constant(name)
+        assert data is not None
+        assert np.array_equal(np.exp2(np.rint(np.log2(grid.steps))), grid.steps)
+        if weights == "int8":
+            assert np.abs(to_codes(data, grid).astype(int)).max() <= 127
+
+
+class PowersPlugin:
+    @staticmethod
+    @nk.plugins.hookimpl
+    def register_backends() -> Backend:
+        return PowersOfTwo()
+
+
+def test_sequential_mse_halves_scales_of_powers_of_two() -> None:
+    """Among the halvings some are worth it at 4 bits: the search is not switched off."""
+    registry = nk.Registry.load()
+    registry.add("powers", PowersPlugin)
+    settings: dict[str, Any] = {"backend": "powers", "registry": registry, "data": samples(16), "options": W4}
+    plain, found = nk.quantize(network(), **settings), nk.quantize(network(), **settings, optimize="seq-mse")
+    ratios = {float(r) for n in ("w1", "w3", "w5") for r in (found.encodings[n].steps / plain.encodings[n].steps).ravel()}
+    assert 1.0 in ratios
+    assert ratios - {1.0} <= {0.5, 0.25, 0.125, 0.0625}
+    assert len(ratios) > 1

@@ -159,6 +159,10 @@ class TruncatesInFastForm(FastFormOf):
 class FloatFormOf(Toy):
     """A toy NPU with a fast form of a float16 Add, which the healthy one has not."""
 
+    def constraints(self) -> tuple[OpConstraint, ...]:
+        half = Port(dtypes={"float16"})
+        return (*super().constraints(), OpConstraint("Add", (half, half), (half,), source="sheet"))
+
     def float_lowerings(self, soc: Soc) -> Mapping[str, Lowering]:
         return {"Add": self.add}
 
@@ -244,7 +248,7 @@ class TakesRareOps(Toy):
         return (*super().constraints(), *(free if self.asked else ()))
 
     def supports(self, op: str, domain: str = "", soc: Soc | None = None) -> bool:
-        return op in ("Det", "Hardmax") if self.asked else super().supports(op, domain)
+        return op in ("Det", "Hardmax") if self.asked else super().supports(op, domain, soc)
 
     def prepare(self, graph: Graph) -> Graph:
         self.asked = True

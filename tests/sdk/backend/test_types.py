@@ -8,7 +8,7 @@ import attrs
 import numpy as np
 import pytest
 
-from npukit.backend import Accumulator, Call, Kernel, KernelBackend, Program, Result, Soc
+from npukit.backend import Accumulator, Call, Kernel, KernelBackend, Program, Result, Rules, Soc
 from npukit.encoding import Array, Encoding, encoding_for_range, fake_quantize
 from npukit.errors import ConstraintError
 from npukit.graph import Node, make_graph
@@ -161,3 +161,24 @@ def test_a_float_model_needs_no_kernels(x: Array) -> None:
     backend = Lab()
     got = run(backend, program(backend, {}, op="Pow"), np.abs(x))
     np.testing.assert_allclose(got, np.abs(x) ** np.float32(1.2345), rtol=1e-6)
+
+
+def test_an_op_is_supported_on_a_soc() -> None:
+    """Each SoC has its own kernels; without one the default SoC is asked."""
+
+    class Two(Lab):
+        def socs(self) -> tuple[Soc, ...]:
+            return (Soc("old", "v1"), Soc("new", "v2"))
+
+        def kernels(self, soc: Soc) -> Mapping[str, Kernel]:
+            return {"Mul": self.multiply, "my.Twice": self.multiply} if soc.name == "new" else {}
+
+    backend = Two()
+    new = backend.soc("new")
+    assert not backend.supports("Mul")
+    assert backend.supports("Mul", soc=new)
+    assert backend.supports("Twice", "my", new)
+    assert not backend.supports("Twice", "", new)
+    graph = make_graph([Node("Mul", "n", ("x", "x"), ("y",))], {"x": ("float32", (4,))}, ["y"])
+    found = {soc.name: [p.rule for p in Rules.of(backend, soc).validate(graph, {})] for soc in backend.socs()}
+    assert found == {"old": ["no-kernel"], "new": []}

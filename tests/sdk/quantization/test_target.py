@@ -15,6 +15,7 @@ from npukit.backend import Call, Kernel, KernelBackend, OpConstraint, OpCost, Op
 from npukit.encoding import Encoding
 from npukit.errors import ConstraintError, DataError, UsageError
 from npukit.graph import Graph, Node, fold_constants, make_graph
+from npukit.plugins import hookimpl
 from npukit.quantization import legalize
 
 X = Port(dtypes=("int8",), symmetric="always", power_of_two=True)
@@ -94,16 +95,17 @@ def samples(batch: int = 1, count: int = 8) -> list[dict[str, Any]]:
 
 def registry() -> nk.Registry:
     found = nk.Registry.load()
-    found.add("npu", Plugin())
+    found.add("npu", Plugin(Npu()))
     return found
 
 
+@attrs.frozen
 class Plugin:
-    from npukit.plugins import hookimpl
+    backend: Npu
 
     @hookimpl
     def register_backends(self) -> Npu:
-        return Npu()
+        return self.backend
 
 
 REGISTRY = registry()
@@ -131,6 +133,25 @@ def test_a_package_brings_its_target(tmp_path: Path) -> None:
     with nk.Session(tmp_path / "m.dlc", "npu:a", registry=REGISTRY) as session:
         assert (session.program.soc.name, session.program.settings["units"]) == ("A", 1)
     assert nk.read_package(tmp_path / "m.dlc").manifest.settings == {"units": 4}
+
+
+def test_backends_with_one_set_of_chips(tmp_path: Path) -> None:
+    """A backend that is planned by the constraints of another one takes a package's SoC along when it knows it; others do not."""
+
+    class Real(Npu):
+        name = "real"
+        plans_as = "npu"
+
+        def socs(self) -> tuple[Soc, ...]:
+            return super().socs()[:3]
+
+    found = nk.Registry()
+    for backend in (Npu(), Real()):
+        found.add(backend.name, Plugin(backend))
+    for soc, expected in (("C", "C"), ("Old", "A")):
+        past = nk.target("npu", soc=soc, registry=found).selection
+        assert found.target("REAL", made_for=past).name == f"real:{expected}"
+    assert found.target("real:b", made_for=found.target("npu:c").selection).name == "real:B"
 
 
 # ------------------------------------------------------------------------------------------------ settings
@@ -233,6 +254,7 @@ def test_opening_validates() -> None:
     assert any("depthwise" in str(p) for p in caught.value.problems)
     with nk.Session(made, nk.target(Npu(), soc="B"), strict=False) as session:
         assert session.run(samples()[0])["y"].shape == (1, 4, 2, 3)
+        assert any("depthwise" in str(p) for p in session.problems)
 
 
 def test_a_node_without_kernel_runs_in_float_only_when_asked() -> None:

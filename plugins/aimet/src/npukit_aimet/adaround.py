@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import attrs
 import numpy as np
 
+from npukit.backend import Scheme
 from npukit.calibration import open_data
 from npukit.encoding import Array
 from npukit.errors import UsageError, did_you_mean
 from npukit.quantization import Job, Optimizer
 from npukit_aimet.config import section
+from npukit_aimet.decided import codes_of
 from npukit_aimet.moments import Moments, Problem
 from npukit_aimet.rounding import FEW, Grid, descend, enumerate_all, feed_back, relax
 from npukit_aimet.walk import UnsolvableError, Visit, layers_of, rewrite, walk
@@ -63,15 +66,16 @@ class AdaRound(Optimizer):
         encodings = job.encodings()
         layers, skipped = layers_of(job.graph, encodings)
         data = job.samples if self.samples is None else open_data(self.samples, job.graph)
-        trip = walk(attrs.evolve(job, samples=data), encodings, layers, self._solve, stage="adaround", limit=self.batches)
+        solve = partial(self._solve, job.judge.scheme)
+        trip = walk(attrs.evolve(job, samples=data), encodings, layers, solve, stage="adaround", limit=self.batches)
         done = [layer.weight for layer in layers if layer.weight not in trip.left]
         decided = {name: encodings[name].with_origin("optimizer:adaround") for name in done}
         return rewrite(job, decided, trip.changed, [*skipped, *trip.left.values()], "adaround")
 
-    def _solve(self, visit: Visit) -> Mapping[str, Array]:
+    def _solve(self, scheme: Scheme, visit: Visit) -> Mapping[str, Array]:
         layer, encoding = visit.layer, visit.encoding
         scale, zero = layer.grid(encoding)
-        grid = Grid.around(visit.weights, scale, zero, encoding.qmin, encoding.qmax)
+        grid = Grid.around(visit.weights, scale, zero, *codes_of(scheme, encoding))
         try:
             rounded = self._best(visit, grid)
         except np.linalg.LinAlgError as error:

@@ -8,10 +8,10 @@ import attrs
 import numpy as np
 
 from npukit.encoding import Array
-from npukit.graph import Graph, Node, Tensor
+from npukit.graph import Graph, Node, Tensor, captured
 from npukit.quantization import Job, Optimizer
 from npukit_aimet.decided import refuse_decided
-from npukit_aimet.reads import captured, is_own
+from npukit_aimet.reads import is_own
 
 _PASSES = 20
 _LARGEST = 1e4  # of a factor: beyond, a channel is as good as unused

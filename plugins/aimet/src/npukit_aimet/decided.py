@@ -4,33 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-import attrs
 import numpy as np
 
-from npukit.encoding import Array, Encoding
+from npukit.backend import Scheme
+from npukit.encoding import Array, Encoding, spread
 from npukit.errors import UsageError
 from npukit.graph import Node
 from npukit.quantization import Job
 
 
 def with_room_for_biases(job: Job, encodings: Mapping[str, Encoding], grids: Mapping[str, Encoding]) -> dict[str, Encoding]:
-    """``grids`` with the scales they had where smaller ones would push a bias out of half the int32 range."""
+    """``grids`` with larger scales where a bias would not fit into int32 otherwise, as the backend's scheme has them."""
     found = dict(grids)
     for bias, (x, weight) in job.judge.plan(job.graph, job.given).derived.items():
-        values = job.graph.tensor(bias).data
-        if weight not in found or values is None or x not in encodings or encodings[x].is_float:
-            continue
-        found[weight] = _with_room(found[weight], encodings[weight].steps, values, float(encodings[x].steps))
+        if weight in found:
+            found[weight] = job.judge.scheme.with_room_for_bias(encodings.get(x), found[weight], job.graph.tensor(bias))
     return found
 
 
-def _with_room(grid: Encoding, before: Array, bias: Array, input_scale: float) -> Encoding:
-    largest = np.abs(bias.astype(np.float64)).reshape(-1)
-    largest = largest if grid.axis is not None else largest.max(initial=0)
-    if np.shape(largest) != grid.steps.shape:
-        return grid
-    fits = largest <= grid.steps.astype(np.float64) * input_scale * 2.0**30
-    return attrs.evolve(grid, scale=np.where(fits, grid.steps, np.maximum(before, grid.steps)))
+def codes_of(scheme: Scheme, encoding: Encoding) -> tuple[int, int]:
+    """The lowest and the highest code of a grid that the scheme uses."""
+    return scheme.limits.get(encoding.dtype, (encoding.qmin, encoding.qmax))
+
+
+def within_limits(job: Job, grids: Mapping[str, Encoding]) -> dict[str, Array]:
+    """The constants that reach beyond the codes which the scheme uses of their new grids, clipped to these, by name."""
+    found = {}
+    for name, grid in grids.items():
+        data = job.graph.tensor(name).data
+        if data is not None and grid.dtype in job.judge.scheme.limits:
+            ends = (np.subtract(code, grid.zeros) * grid.steps for code in codes_of(job.judge.scheme, grid))
+            low, high = (spread(end.astype(np.float32), grid, data.shape) for end in ends)
+            found[name] = np.clip(data, low, high).astype(data.dtype)
+    return found
 
 
 def refuse_decided(job: Job, nodes: Iterable[Node], changed: Iterable[str]) -> None:

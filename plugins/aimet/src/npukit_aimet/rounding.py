@@ -30,7 +30,7 @@ FEW = 10
 class Grid:
     """The codes a layer may use: ``scale`` and ``zero`` per weight (G, R, K), and the lowest and highest code of each weight.
 
-    ``qmin`` and ``qmax`` are the ends of the type.
+    ``qmin`` and ``qmax`` are the ends of the type, or of what a backend uses of it.
     """
 
     scale: Array

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 import attrs
 import numpy as np
 
+from npukit.backend import Scheme
 from npukit.encoding import Array, Encoding
 from npukit.quantization import Job, Optimizer
-from npukit_aimet.decided import with_room_for_biases
+from npukit_aimet.decided import codes_of, with_room_for_biases, within_limits
 from npukit_aimet.walk import Visit, layers_of, rewrite, walk
 
 
@@ -19,7 +20,8 @@ class SequentialMse(Optimizer):
 
     The error is E |(Q(w) - w) x|^2 with the inputs of the quantized network on both sides, as in aimet-onnx's apply_seq_mse
     (BSD-3-Clause, https://github.com/quic/aimet); it needs the second moments of the input only. Weights are rounded to nearest.
-    Scales of blocks shrink together per channel. ``batches`` is the most samples to use, None for all of them.
+    Scales of blocks shrink together per channel. Where the backend's scales are powers of two, they are halved, down to 1/n at
+    most; codes are those that its scheme uses. ``batches`` is the most samples to use, None for all of them.
     """
 
     name = "seq-mse"
@@ -34,24 +36,30 @@ class SequentialMse(Optimizer):
         found: dict[str, Encoding] = {}
 
         def solve(visit: Visit) -> Mapping[str, Array]:
-            factors, rounded = self._best(visit)
+            factors, rounded = self._best(visit, job.judge.scheme)
             found[visit.layer.weight] = _scaled(visit, factors)
             return {visit.layer.weight: visit.layer.restore(rounded).astype(np.float32)}
 
         trip = walk(job, encodings, layers, solve, stage=self.name, limit=self.batches, both=False)
-        return rewrite(job, with_room_for_biases(job, encodings, found), {}, [*skipped, *trip.left.values()], self.name)
+        grids = with_room_for_biases(job, encodings, found)
+        return rewrite(job, grids, within_limits(job, grids), [*skipped, *trip.left.values()], self.name)
 
-    def _best(self, visit: Visit) -> tuple[Array, Array]:
+    def _factors(self, scheme: Scheme) -> list[float]:
+        """What scales are multiplied by, the largest first."""
+        if scheme.power_of_two:
+            return [2.0**-k for k in range(self.candidates.bit_length())]
+        return [k / self.candidates for k in range(self.candidates, 0, -1)]
+
+    def _best(self, visit: Visit, scheme: Scheme) -> tuple[Array, Array]:
         """The factor of every row (G, R), and the weights rounded with it."""
         scale, zero = visit.layer.grid(visit.encoding)
         hessian = visit.all.hessian
         shape = visit.weights.shape
         best, factors, rounded = np.full(shape[:2], np.inf), np.ones(shape[:2]), visit.weights.copy()
         shared = visit.encoding.granularity == "tensor"
-        for k in range(self.candidates, 0, -1):
-            factor = k / self.candidates
+        for factor in self._factors(scheme):
             codes = np.rint(visit.weights / (scale * factor) + zero)
-            values = (np.clip(codes, visit.encoding.qmin, visit.encoding.qmax) - zero) * scale * factor
+            values = (np.clip(codes, *codes_of(scheme, visit.encoding)) - zero) * scale * factor
             error = values - visit.weights
             loss = (np.matmul(error, hessian) * error).sum(-1)
             loss = np.full_like(loss, loss.sum()) if shared else loss

@@ -1,30 +1,28 @@
 """One trip through a model, layer by layer, on two paths at once: the float model and the model quantized so far.
 
 Every layer is visited when everything before it has its final weights, and sees the second moments of its input on both paths.
-The nodes between two layers run once per path and sample; activations that are still needed wait in a Store, so memory does not
+The nodes between two layers run once per path and sample; activations that are still needed wait in a Replay, so memory does not
 grow with the number of samples.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from contextlib import nullcontext
 from itertools import islice
 
 import attrs
 import numpy as np
 
-from npukit.backend.ort import OrtModel
 from npukit.encoding import Array, Encoding, fake_quantize
-from npukit.encoding.formats import insert_qdq
 from npukit.errors import DataError, ModelError
 from npukit.events import Event
-from npukit.graph import Graph, Node, Tensor, subgraph
+from npukit.graph import Graph, Node, Tensor, captured, reads
 from npukit.quantization import Job
+from npukit.replay import Piece, Replay, Step, cut
 from npukit_aimet.linear import OPS, Linear, Picks, linear_view
 from npukit_aimet.moments import Gatherer, Moments
-from npukit_aimet.reads import captured, fixed_nodes, is_own, reads
-from npukit_aimet.store import Store
+from npukit_aimet.reads import fixed_nodes, is_own
 
 _MERGED = 32
 # Columns to look at: so many per weight of a row, more of them in narrow layers, where they cost little. Beyond this the choice
@@ -89,12 +87,10 @@ class Trip:
 
 @attrs.frozen(eq=False)
 class _Stage:
-    """Nodes that run in one go, from ``inputs`` to ``outputs``; ``layer`` is the first of them, if any."""
+    """A piece of the graph; ``layer`` is its first node, if that is one. Nobody needs the tensors ``done`` after it."""
 
     layer: Linear | None
-    nodes: tuple[Node, ...]
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
+    piece: Piece
     done: tuple[str, ...]
 
 
@@ -146,12 +142,12 @@ def walk(
     total = sum(s.layer is not None for s in stages)
     changed: dict[str, Array] = {}
     left: dict[str, str] = {}
-    with Store() as coded, Store() if both else nullcontext(coded) as plain:
-        count = _fill(job, plain, coded, encodings, limit)
+    with Replay(graph) as coded, Replay(reference) if both else nullcontext(coded) as plain:
+        _fill(job, plain, coded, encodings, limit)
         done = 0
         for index, part in enumerate(stages):
             if part.layer is not None:
-                fit, held = _observe(part.layer, plain, coded, _columns(part.layer, count), (job.seed, index))
+                fit, held = _observe(part.layer, plain, coded, (job.seed, index))
                 visit = _visit(reference, part.layer, encodings[part.layer.weight], fit, held)
                 try:
                     new = _solved(visit, solve)
@@ -159,13 +155,11 @@ def walk(
                 except UnsolvableError as reason:
                     left[part.layer.weight] = f"{part.layer.node.name}: {reason}"
                     new = visit.nearest
-                graph = graph.with_tensors(Tensor.constant(name, value) for name, value in new.items())
+                coded.graph = coded.graph.with_tensors(Tensor.constant(name, value) for name, value in new.items())
                 done += 1
                 job.on_event(Event(stage, done, total, part.layer.node.name))
-            for model, store, grids in ((reference, plain, {}), (graph, coded, encodings))[not both :]:
-                _run(model, part, store, grids)
-                for name in part.done:
-                    store.drop(name)
+            for path, grids in ((plain, {}), (coded, encodings))[not both :]:
+                _advance(path, part, grids)
     return Trip(changed, left)
 
 
@@ -210,43 +204,36 @@ def _settled(graph: Graph, encodings: Mapping[str, Encoding]) -> Graph:
     wanted = [name for name in dict.fromkeys(n for node in rest for n in reads(graph, node)) if name in made]
     if not wanted:
         return graph.evolve(nodes=rest)
-    with _model(graph, (), wanted, encodings) as model:
-        found = model.run({})
+    step = Step.load(graph, Piece.of(graph, [node for node in graph.nodes if id(node) in fixed], wanted), encodings)
+    with step.model:
+        found = step.model.run({})
     return graph.evolve(nodes=rest).with_tensors(Tensor.constant(name, found[name]) for name in wanted)
 
 
 def _stages(graph: Graph, layers: list[Linear]) -> list[_Stage]:
-    """The nodes in order, cut in front of every layer, with what each part reads from and leaves to others."""
+    """The nodes in order, cut in front of every layer."""
     by_node = {id(layer.node): layer for layer in layers}
-    parts: list[tuple[Linear | None, list[Node]]] = [(None, [])]
+    heads: list[Linear | None] = [None]
+    chains: list[list[Node]] = [[]]
     for node in graph.nodes:
         if id(node) in by_node:
-            parts.append((by_node[id(node)], []))
-        parts[-1][1].append(node)
-    last = {name: index for index, (_, nodes) in enumerate(parts) for node in nodes for name in reads(graph, node)}
-    found = []
-    for index, (layer, nodes) in enumerate(parts):
-        made = {name for node in nodes for name in node.outputs if name}
-        read = dict.fromkeys(name for node in nodes for name in reads(graph, node) if name not in made)
-        outputs = tuple(n for n in dict.fromkeys(n for node in nodes for n in node.outputs) if last.get(n, -1) > index)
-        done = tuple(n for n in last if last[n] == index and n not in made)
-        found.append(_Stage(layer, tuple(nodes), tuple(read), outputs, done))
-    return found
+            heads.append(by_node[id(node)])
+            chains.append([])
+        chains[-1].append(node)
+    pieces = cut(graph, chains)
+    last = {name: index for index, piece in enumerate(pieces) for name in piece.inputs}
+    done = (tuple(n for n in piece.inputs if last[n] == index) for index, piece in enumerate(pieces))
+    return [_Stage(*parts) for parts in zip(heads, pieces, done, strict=True)]
 
 
-def _fill(job: Job, plain: Store, coded: Store, encodings: Mapping[str, Encoding], limit: int | None) -> int:
-    """Put the samples in both stores, quantized where the input is; returns the number of entries."""
-    count = 0
+def _fill(job: Job, plain: Replay, coded: Replay, encodings: Mapping[str, Encoding], limit: int | None) -> None:
+    """Put the samples on both paths, quantized where the input is."""
     for feeds in _merged(islice(job.data, limit), _merge_size(job)):
-        for name, values in feeds.items():
-            encoding = encodings.get(name)
-            if plain is not coded:
-                plain.append(name, values)
-            coded.append(name, values if encoding is None else fake_quantize(values, encoding))
-        count += 1
-    if not count:
+        if plain is not coded:
+            plain.keep(feeds)
+        coded.keep({n: fake_quantize(values, encodings[n]) if n in encodings else values for n, values in feeds.items()})
+    if not len(coded):
         raise DataError("the data set is empty", hint="at least one sample is needed")
-    return count
 
 
 def _merge_size(job: Job) -> int:
@@ -279,43 +266,30 @@ def _stacked(samples: list[Mapping[str, Array]]) -> Mapping[str, Array]:
     return samples[0] if len(samples) == 1 else {n: np.concatenate([feeds[n] for feeds in samples]) for n in samples[0]}
 
 
-def _observe(layer: Linear, plain: Store, coded: Store, limit: int, seed: tuple[int, int]) -> tuple[Moments, Moments | None]:
+def _observe(layer: Linear, plain: Replay, coded: Replay, seed: tuple[int, int]) -> tuple[Moments, Moments | None]:
     """The moments of a layer's input, of the samples to fit and of those held out."""
     fit, held = Gatherer(), Gatherer()
+    limit = _columns(layer, len(coded))
     for index, (x, quantized) in enumerate(zip(plain.read(layer.x), coded.read(layer.x), strict=True)):
         columns = layer.columns(x, Picks(limit, (*seed, index)))
         others = columns if x is quantized else layer.columns(quantized, Picks(limit, (*seed, index)))
         (held if index % HOLDOUT == HOLDOUT - 1 else fit).add(columns, others)
     found = fit.moments()
-    assert found is not None  # the stores are not empty
+    assert found is not None  # there is a sample
     return found, held.moments()
 
 
-def _run(graph: Graph, part: _Stage, store: Store, encodings: Mapping[str, Encoding]) -> None:
-    """Compute the outputs of a stage for all samples."""
-    if not part.outputs:
-        return
-    with _model(graph, part.inputs, part.outputs, encodings) as model:
-        for values in _rows(store, part.inputs):
+def _advance(path: Replay, part: _Stage, encodings: Mapping[str, Encoding]) -> None:
+    """Take all samples past a stage; what it makes is quantized, its inputs and constants are already."""
+    if part.piece.outputs:
+        made = {n for node in part.piece.nodes for n in node.outputs}
+        step = Step.load(path.graph, part.piece, {n: e for n, e in encodings.items() if n in made})
+        with step.model:
             try:
-                found = model.run(values)
+                path.extend(step)
             except ModelError as error:
-                node = part.nodes[0]
+                node = part.piece.nodes[0]
                 where = f"with quantized tensors the nodes from '{node.name or node.outputs[0]}' ({node.op}) on do not run"
                 hint = "where a shape is computed from quantized values, bind it with --onnx-define-symbol or --batch"
                 raise ModelError(f"{where}: {error.message}", hint=hint) from None
-            for name, array in found.items():
-                store.append(name, array)
-
-
-def _model(graph: Graph, inputs: Sequence[str], outputs: Sequence[str], encodings: Mapping[str, Encoding]) -> OrtModel:
-    """A part of the graph, ready to run, with encodings on the activations that it makes."""
-    piece = subgraph(graph, inputs, outputs)
-    inner = {n: e for n, e in encodings.items() if n in piece.tensors and n not in inputs and not piece.tensors[n].is_constant}
-    return OrtModel(insert_qdq(piece, inner) if inner else piece, outputs, fuse_qdq=False)
-
-
-def _rows(store: Store, names: tuple[str, ...]) -> Iterator[dict[str, Array]]:
-    """The tensors of one sample after the other."""
-    for arrays in zip(*(store.read(name) for name in names), strict=True):
-        yield dict(zip(names, arrays, strict=True))
+    path.drop(part.done)

@@ -82,7 +82,7 @@ def _session(graph: Graph, threads: int, optimize: bool, fuse_qdq: bool) -> Any:
         raise PluginError(f"onnxruntime is not installed ({error})", hint='pip install "npukit[ort]"') from None
     options = ort.SessionOptions()
     options.log_severity_level = 4
-    options.intra_op_num_threads = threads or _threads()
+    options.intra_op_num_threads = threads or environment_threads()
     if not fuse_qdq:
         options.add_session_config_entry("session.disable_quant_qdq", "1")
         options.add_session_config_entry("session.disable_double_qdq_remover", "1")
@@ -138,9 +138,10 @@ def _place(tensor: Tensor) -> Place | None:
     return Place(file, offset) if same and os.path.getsize(file) >= offset + array.nbytes else None
 
 
-def _threads() -> int:
+def environment_threads() -> int:
+    """The number of threads that OMP_NUM_THREADS asks for; 0 when it does not."""
     number = os.environ.get("OMP_NUM_THREADS", "")
-    return int(number) if number.isdigit() else 0
+    return int(number) if number.isdecimal() else 0
 
 
 def _one_line(error: BaseException) -> str:

@@ -119,5 +119,8 @@ class Scheme:
         least = (largest if w.granularity == "channel" else largest.max(initial=0)) / (float(x.steps) * _INT32_ROOM)
         if least.shape != w.steps.shape or np.all(least <= w.steps):
             return w
-        wider = np.maximum(w.steps, least)
-        return attrs.evolve(w, scale=np.exp2(np.ceil(np.log2(wider))) if self.power_of_two else wider)
+        return attrs.evolve(w, scale=self.rounded(np.maximum(w.steps, least)))
+
+    def rounded(self, scale: Array) -> Array:
+        """Scales, any shape, as this scheme has them: rounded up to powers of two where it asks for these."""
+        return np.asarray(np.exp2(np.ceil(np.log2(scale))) if self.power_of_two else scale)

@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 import numpy as np
 
-from npukit.backend.constraint import Soc
+from npukit.backend.constraint import Problem, Soc
 from npukit.backend.edge import Edge
 from npukit.encoding import Array, Encoding
 from npukit.errors import DataError, UsageError, did_you_mean
@@ -65,6 +65,9 @@ class Session(abc.ABC):
     bit what it would get alone. ``close`` ends the session for all of them: runs that have begun are finished, later ones raise
     UsageError. A subclass implements ``_run``, which keeps to the same, and ``_close`` when it holds something.
     """
+
+    problems: tuple[Problem, ...] = ()
+    """What the op constraints say against the program, when it was opened in spite of that."""
 
     def __init__(self, program: Program) -> None:
         self.program = program

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from npukit.cli.console import Console
 from npukit.cli.options import registry_from, whole_registry
 from npukit.errors import UsageError, did_you_mean
+from npukit.plugins.known import DEFAULT_BACKEND
 
 if TYPE_CHECKING:
     from npukit.backend import Backend, OpConstraint, Port
@@ -28,7 +29,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, console: Console) -> int:
     if not args.name:
         if args.socs or args.rules:
-            raise UsageError("--socs and --rules need the name of a backend", hint="npukit backends htp --rules Conv")
+            raise UsageError(
+                "--socs and --rules need the name of a backend", hint=f"npukit backends {DEFAULT_BACKEND} --rules Conv"
+            )
         return _list(whole_registry(args), console)
     backend, _ = registry_from(args).resolve(args.name)
     return _rules(backend, args.rules, console) if args.rules else _about(backend, console)

@@ -24,6 +24,7 @@ from npukit.cli.options import (
     source_from,
     target_from,
 )
+from npukit.cli.run import note_problems
 from npukit.errors import DataError, UsageError
 from npukit.plugins.known import FLOAT_BACKEND
 
@@ -58,6 +59,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     source = source_from(args, registry)
     target = target_from(args, registry, source, default=FLOAT_BACKEND)
     with open_session(source, target, strict=args.strict, float_fallback=args.float_fallback, registry=registry) as session:
+        note_problems(session, console)
         program = session.program
         label, encodings = target.name, {} if session.ignores_encodings else program.encodings
         costs = target.estimate(program.graph, encodings)

@@ -11,6 +11,7 @@ import argparse
 from npukit.cli.console import Console
 from npukit.cli.options import registry_from
 from npukit.errors import UsageError, did_you_mean
+from npukit.plugins.known import DEFAULT_BACKEND
 
 SUMMARY = "what an error code or rule means"
 
@@ -68,7 +69,7 @@ TEXTS = {
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("code", nargs="?", default="", help="an error code, the name of a rule, or: arithmetic")
-    parser.add_argument("--backend", default="", metavar="NAME", help="of which arithmetic is told (default: htp)")
+    parser.add_argument("--backend", default="", metavar="NAME", help=f"of which arithmetic is told (default: {DEFAULT_BACKEND})")
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
@@ -87,7 +88,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
 
 def _arithmetic(args: argparse.Namespace, console: Console) -> int:
-    backend, _ = registry_from(args).resolve(args.backend or "htp")
+    backend, _ = registry_from(args).resolve(args.backend or DEFAULT_BACKEND)
     families = backend.arithmetic()
     if not families:
         console.emit(f"{backend.name} does not say how it computes", {"backend": backend.name, "families": []})

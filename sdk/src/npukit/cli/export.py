@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from npukit.cli.console import Console
 from npukit.cli.files import check_writable, write_text
-from npukit.cli.options import existing, registry_from
+from npukit.cli.options import existing, registry_from, settings_from
 from npukit.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", required=True, metavar="FILE", help="the file to write")
     parser.add_argument("--version", default="", metavar="V", help="of the encodings: 0.6.1, 1.0.0 (default) or 2.0.0")
     parser.add_argument("--soc", default="", metavar="NAME", help="chip that a backend's format is for (default: the package's)")
+    text = "a setting of the backend that writes the format (may be repeated)"
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", dest="settings", help=text)
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
@@ -36,8 +38,9 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
     if args.version and args.format != "encodings":
         raise UsageError("--version is for --format encodings; the opset of onnx-qdq follows from the types used")
-    if args.soc and args.format in OWN:
-        raise UsageError(f"--soc has no effect on --format {args.format}, which is the same for every chip")
+    if (args.soc or args.settings) and args.format in OWN:
+        flag = "--soc" if args.soc else "--set"
+        raise UsageError(f"{flag} has no effect on --format {args.format}, which is the same for every chip")
     target = check_writable(args.output)
     registry = registry_from(args)
     package = read_package(existing(args.package))
@@ -46,7 +49,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     elif args.format == "encodings":
         text, data = _encodings(package, target, args.version or "1.0.0")
     else:
-        text, data = _by_backend(package, target, args.format, args.soc, registry)
+        text, data = _by_backend(args, package, target, registry)
     console.emit(f"{target}: {text}", {"output": str(target), **data})
     return 0
 
@@ -67,11 +70,11 @@ def _encodings(package: Package, target: Path, version: str) -> tuple[str, dict[
     return f"version {version}, {len(package.encodings)} encodings", {"encodings": len(package.encodings)}
 
 
-def _by_backend(package: Package, target: Path, form: str, soc: str, registry: Registry) -> tuple[str, dict[str, Any]]:
+def _by_backend(args: argparse.Namespace, package: Package, path: Path, registry: Registry) -> tuple[str, dict[str, Any]]:
     writers = {name: backend for backend in registry.backends() for name in backend.exports}
-    if form not in writers:
-        raise UsageError(f"there is no export format '{form}'", hint=did_you_mean(form, [*OWN, *writers]))
-    backend = writers[form]
-    chip = backend.soc(soc or package.manifest.soc)
-    text = backend.export(backend.compile(package.graph, package.encodings, chip), form, target)
-    return text, {"format": form, "soc": chip.name}
+    if args.format not in writers:
+        raise UsageError(f"there is no export format '{args.format}'", hint=did_you_mean(args.format, [*OWN, *writers]))
+    name, made_for = writers[args.format].name, package.manifest.selection
+    target = registry.target(name, soc=args.soc, settings=settings_from(args), made_for=made_for)
+    text = target.backend.export(target.compile(package.graph, package.encodings, package.types), args.format, path)
+    return text, {"format": args.format, "soc": target.soc.name}

@@ -31,6 +31,7 @@ from npukit.cli import (
 from npukit.cli.options import PLUGIN_FLAG, SWITCHES, add_common, join_symbols
 from npukit.cli.streams import write
 from npukit.errors import PluginError, UsageError, did_you_mean
+from npukit.plugins.known import DEFAULT_BACKEND, FLOAT_BACKEND
 
 if TYPE_CHECKING:
     from npukit.plugins.discovery import Found
@@ -54,8 +55,8 @@ COMMANDS: dict[str, ModuleType] = {
     "explain": explain,
 }
 
-_EPILOG = """\
---backend takes NAME or NAME:SOC (htp, htp:sm8750, htp:v79, cpu), the same in every command.
+_EPILOG = f"""\
+--backend takes NAME or NAME:SOC ({DEFAULT_BACKEND}, {DEFAULT_BACKEND}:v79, {FLOAT_BACKEND}), the same in every command.
 stdout is the result (JSON with --json), stderr the progress.
 exit codes: 0 fine, 1 the model or its accuracy has problems, 2 usage or environment, 3 a bug
 """

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from npukit.cli.check import problems_text
 from npukit.cli.console import Console
 from npukit.cli.files import INDEX, check_result_folder, result_folder, safe_name
 from npukit.cli.options import (
@@ -26,7 +27,7 @@ from npukit.cli.options import (
     target_from,
 )
 from npukit.errors import DataError, UsageError
-from npukit.plugins.known import FLOAT_BACKEND
+from npukit.plugins.known import CAPABILITIES, FLOAT_BACKEND
 
 if TYPE_CHECKING:
     from npukit.backend import Session, Target
@@ -74,6 +75,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
             console.note(f"{chip.name} computes in float: the {len(session.program.encodings)} encodings of the model are not used")
             if not has_original_weights(session.program.graph):
                 console.note("weights are those that the codes in the package stand for")
+        note_problems(session, console)
         for node in session.metrics().get("reference", ()):
             console.note(f"{node} has no kernel and is computed in float")
         if args.profile:
@@ -84,6 +86,13 @@ def run(args: argparse.Namespace, console: Console) -> int:
             _write(results, names, chip, target, args.format, console)
         _note_idle(chip, session, batches, open_on, console)
     return 0
+
+
+def note_problems(session: Session, console: Console) -> None:
+    """List what the backend refuses of a model that runs in spite of that."""
+    errors = [p for p in session.problems if p.severity == "error"]
+    if errors:
+        console.note(problems_text(errors))
 
 
 def _note_idle(chip: Target, session: Session, batches: Batches, open_on: Callable[[Target], Session], console: Console) -> None:
@@ -128,7 +137,10 @@ def _profile(session: Session, batches: Batches, chip: Target, console: Console)
     feeds = next(iter(batches), None)
     if feeds is None:
         raise DataError("there is no sample to run")
-    ops = session.profile(feeds)
+    try:
+        ops = session.profile(feeds)
+    except UsageError as error:
+        raise UsageError(error.message, hint=f"--profile works with --backend {CAPABILITIES['profile']}", code=error.code) from None
     session.run(feeds)
     facts = session.metrics()
     rows = [(op.node, op.op or "-", int(op.value) if op.value.is_integer() else op.value, op.unit) for op in ops]

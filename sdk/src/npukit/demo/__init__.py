@@ -12,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from npukit.plugins.known import DEFAULT_BACKEND, FLOAT_BACKEND
+
 if TYPE_CHECKING:
     from npukit.backend import Session
     from npukit.encoding import Array
@@ -22,10 +24,11 @@ __all__ = ["DATA", "MODEL", "run"]
 MODEL = Path(__file__).with_name("digits_cnn.onnx")
 DATA = Path(__file__).with_name("digits.npz")
 CALIBRATION, TEST = "calibration.npz", "test.npz"
+_SIMULATED = f"{FLOAT_BACKEND}:qdq"
 _RUNS = (
-    ("float32", MODEL.name, ("cpu",)),
-    ("a8w8", "a8w8.dlc", ("cpu:qdq", "htp")),
-    ("a8w4", "a8w4.dlc", ("cpu:qdq", "htp")),
+    ("float32", MODEL.name, (FLOAT_BACKEND,)),
+    ("a8w8", "a8w8.dlc", (_SIMULATED, DEFAULT_BACKEND)),
+    ("a8w4", "a8w4.dlc", (_SIMULATED, DEFAULT_BACKEND)),
 )
 
 
@@ -48,14 +51,15 @@ def _trip(registry: Registry, say: Callable[[str], None], folder: Path) -> tuple
 
     images, labels, calibrated = _unpack(folder)
     model, calibration = folder / MODEL.name, folder / CALIBRATION
-    verdict = check(model, backend="htp", registry=registry)
-    say(f"$ npukit check {model.name} --backend htp\n    {verdict.verdict} by htp:{verdict.soc.name}, {verdict.nodes} nodes")
+    verdict = check(model, backend=DEFAULT_BACKEND, registry=registry)
+    found_by = f"{verdict.verdict} by {DEFAULT_BACKEND}:{verdict.soc.name}, {verdict.nodes} nodes"
+    say(f"$ npukit check {model.name} --backend {DEFAULT_BACKEND}\n    {found_by}")
 
     for label, weights in (("a8w8", "int8"), ("a8w4", "int4")):
-        made = quantize(model, backend="htp", data=calibration, options=Options(weights=weights), registry=registry)
+        made = quantize(model, backend=DEFAULT_BACKEND, data=calibration, options=Options(weights=weights), registry=registry)
         made.save(folder / f"{label}.dlc")
         origins = ", ".join(f"{count} {origin}" for origin, count in sorted(made.report.origins.items()))
-        flags = f"--backend htp --weights {weights} --data {CALIBRATION} -o {label}.dlc"
+        flags = f"--backend {DEFAULT_BACKEND} --weights {weights} --data {CALIBRATION} -o {label}.dlc"
         say(f"$ npukit quantize {model.name} {flags}\n    {origins}")
 
     found: dict[str, dict[str, float]] = {}
@@ -64,9 +68,11 @@ def _trip(registry: Registry, say: Callable[[str], None], folder: Path) -> tuple
             say(f"$ npukit run {name} --backend {backend} --data {TEST}")
             with open_session(folder / name, backend=backend, registry=registry) as session:
                 found.setdefault(label, {})[backend] = _accuracy(session, images, labels)
-    columns = ("cpu", "cpu:qdq", "htp")
+    columns = (FLOAT_BACKEND, _SIMULATED, DEFAULT_BACKEND)
     rows = [(label, *(percent(row[c]) if c in row else "-" for c in columns)) for label, row in found.items()]
-    text = table(["Digits, test accuracy", "cpu (float)", "cpu:qdq (simulated)", "htp (integer)"], rows)
+    text = table(
+        ["Digits, test accuracy", f"{FLOAT_BACKEND} (float)", f"{_SIMULATED} (simulated)", f"{DEFAULT_BACKEND} (integer)"], rows
+    )
     return f"\n{text}\n\n{len(labels)} test images, calibrated on {calibrated} others", {"accuracy": found}
 
 

@@ -3,7 +3,7 @@
 from npukit.diagnosis.analyze import Analysis, LayerRow, analyze
 from npukit.diagnosis.compare import Comparison, compare
 from npukit.diagnosis.remedies import Remedy
-from npukit.diagnosis.sqnr import Agreement, TensorRow, decibels_of, mean_sqnr, powers
+from npukit.diagnosis.sqnr import Agreement, TensorRow, decibels_of, mean_sqnr, powers, total_powers
 from npukit.diagnosis.statistics import TensorStats
 
 __all__ = [
@@ -19,4 +19,5 @@ __all__ = [
     "decibels_of",
     "mean_sqnr",
     "powers",
+    "total_powers",
 ]

@@ -197,7 +197,7 @@ class _Survey:
     def _alone(self, network: Network, feeds: Mapping[str, Array]) -> None:
         values = network.run(feeds)
         self._single.see(values)
-        for index, variants, ends in network.only(values):
+        for index, variants, ends in network.only():
             for variant in variants:
                 self._single.add(_label(index, variant), values, {**values, **ends})
 

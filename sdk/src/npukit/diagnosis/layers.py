@@ -1,25 +1,21 @@
 """A network cut at its layers, so that the effect of one layer is found by running only what lies behind it.
 
-Every part of the network is a model of its own and is loaded once; the float values at the cuts are kept for one sample. A layer
-gets up to three more models of its part: with all its encodings, with those of its constants, with those of its activations. What
-comes out of one of them replaces the float values, and the parts behind it run again.
+Every part of the network is a model of its own and is loaded once; a Replay keeps the float values at the cuts of one sample. A
+layer gets up to three more models of its part: with all its encodings, with those of its constants, with those of its activations.
+What comes out of one of them replaces the float values, and the parts behind it run again.
 """
 
 from __future__ import annotations
 
-import os
 from collections import Counter
-from collections.abc import Container, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping
 from types import TracebackType
 
 import attrs
 
-from npukit.backend.ort import OrtModel
-from npukit.encoding import GRID_PRESERVING, Array, Encoding, fake_quantize
-from npukit.encoding.formats import insert_qdq
-from npukit.graph import Graph, Node, remove_dead_nodes
-from npukit.graph.passes.dead_nodes import reads
+from npukit.encoding import GRID_PRESERVING, Array, Encoding
+from npukit.graph import Graph, Node, reads
+from npukit.replay import Piece, Replay, Step, cut, following, frontier, side_by_side
 
 VARIANTS = ("all", "weights", "activations")
 _CLAMPS = frozenset({"Relu", "Clip"})
@@ -52,41 +48,26 @@ class Layer:
 
 
 @attrs.frozen(eq=False)
-class Part:
-    """Nodes that run in one go: one, and those behind it that nobody else waits for and that round nothing."""
-
-    nodes: tuple[Node, ...]
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-
-
-@attrs.frozen(eq=False)
 class Cuts:
-    """A graph in parts, in order, and its layers. ``ends`` are the float tensors that results are measured at."""
+    """A graph in parts, in order, and its layers. A part is one node and those behind it that nobody else waits for and that round
+    nothing. ``ends`` are the float tensors that results are measured at."""
 
     graph: Graph
     encodings: Mapping[str, Encoding]
     ends: tuple[str, ...]
-    parts: tuple[Part, ...]
+    parts: tuple[Piece, ...]
     layers: tuple[Layer, ...]
 
     @classmethod
     def of(cls, graph: Graph, encodings: Mapping[str, Encoding]) -> Cuts:
         ends = measured(graph)
-        used = {*ends, *graph.outputs, *(name for node in graph.nodes for name in _inputs(graph, node))}
-        found = (_part(graph, chain, used) for chain in _chains(graph, encodings, ends))
-        parts = tuple(part for part in found if part.outputs)
+        pieces = cut(graph, _chains(graph, encodings, ends), (*ends, *graph.outputs))
+        parts = tuple(piece for piece in pieces if piece.outputs)
         return cls(graph, encodings, ends, parts, tuple(_layers(graph, encodings, parts)))
 
     def behind(self, layer: Layer) -> tuple[int, ...]:
         """The parts that a layer's outputs reach, in order; its own is not among them."""
-        reached = set(layer.activations) if layer.part is None else set(self.parts[layer.part].outputs)
-        found = []
-        for index in range(0 if layer.part is None else layer.part + 1, len(self.parts)):
-            if reached.intersection(self.parts[index].inputs):
-                found.append(index)
-                reached.update(self.parts[index].outputs)
-        return tuple(found)
+        return following(self.parts, layer.activations if layer.part is None else self.parts[layer.part].outputs)
 
 
 def measured(graph: Graph) -> tuple[str, ...]:
@@ -102,14 +83,8 @@ def measured(graph: Graph) -> tuple[str, ...]:
         if graph.tensor(name).is_float:
             found[name] = None
         elif name in graph.producers:
-            waiting += reversed(_inputs(graph, graph.producers[name]))
+            waiting += reversed(reads(graph, graph.producers[name]))
     return tuple(found)
-
-
-def _inputs(graph: Graph, node: Node) -> list[str]:
-    """The tensors that a node and its subgraphs read from the graph, without constants."""
-    names = dict.fromkeys([*(n for n in node.inputs if n), *sorted(reads(node))])
-    return [n for n in names if n in graph.tensors and not graph.tensors[n].is_constant]
 
 
 def _constants(graph: Graph, encodings: Mapping[str, Encoding], node: Node) -> list[str]:
@@ -128,34 +103,25 @@ def _rounds(graph: Graph, encodings: Mapping[str, Encoding], node: Node) -> bool
 
 def _chains(graph: Graph, encodings: Mapping[str, Encoding], ends: Iterable[str]) -> list[list[Node]]:
     """The nodes in order; one that rounds nothing joins the node whose only reader it is."""
-    readers = Counter(name for node in graph.nodes for name in _inputs(graph, node))
+    readers = Counter(name for node in graph.nodes for name in reads(graph, node))
     alone = {name for name, count in readers.items() if count == 1} - {*ends, *graph.outputs}
     last: dict[str, list[Node]] = {}  # the only output of a chain's last node -> the chain
     found = []
     for node in graph.nodes:
-        sources = _inputs(graph, node)
+        sources = frontier(graph, [node])
         joins = len(sources) == 1 and sources[0] in alone and not _rounds(graph, encodings, node)
         chain = last.get(sources[0]) if joins else None
         if chain is None:
             chain = []
             found.append(chain)
         chain.append(node)
-        if len(outputs := _outputs(node)) == 1:
+        outputs = [n for n in node.outputs if n]
+        if len(outputs) == 1:
             last[outputs[0]] = chain
     return found
 
 
-def _outputs(node: Node) -> list[str]:
-    return [n for n in node.outputs if n]
-
-
-def _part(graph: Graph, nodes: list[Node], used: Container[str]) -> Part:
-    made = {n for node in nodes for n in node.outputs}
-    inputs = dict.fromkeys(n for node in nodes for n in _inputs(graph, node) if n not in made)
-    return Part(tuple(nodes), tuple(inputs), tuple(n for n in _outputs(nodes[-1]) if n in used))
-
-
-def _layers(graph: Graph, encodings: Mapping[str, Encoding], parts: Iterable[Part]) -> Iterator[Layer]:
+def _layers(graph: Graph, encodings: Mapping[str, Encoding], parts: Iterable[Piece]) -> Iterator[Layer]:
     for name in graph.inputs:
         if name in encodings:
             yield Layer(name, "input", 0, None, (), (name,))
@@ -175,60 +141,47 @@ class Network:
     """
 
     def __init__(self, cuts: Cuts) -> None:
-        self._cuts = cuts
-        self._parts = [self._load(part, ()) for part in cuts.parts]
-        self._layers = [{labels: self._variant(layer, labels[0]) for labels in layer.variants()} for layer in cuts.layers]
-        self._behind = [cuts.behind(layer) for layer in cuts.layers]
-        self._pool = ThreadPoolExecutor(_workers())
+        self._cuts, self._replay = cuts, Replay(cuts.graph)
+        self._parts = [Step.load(cuts.graph, part, threads=1) for part in cuts.parts]
+        self._layers = [{labels: self._steps(layer, labels[0]) for labels in layer.variants()} for layer in cuts.layers]
 
-    def _variant(self, layer: Layer, variant: str) -> OrtModel | None:
-        """The model of a layer's part with the encodings of a variant; None for a graph input, which has none."""
-        return None if layer.part is None else self._load(self._cuts.parts[layer.part], layer.tensors(variant))
-
-    def _load(self, part: Part, tensors: tuple[str, ...]) -> OrtModel:
-        # Not subgraph(): it would follow a node in front back to the inputs when the part reads only some of its outputs.
-        piece = remove_dead_nodes(self._cuts.graph.evolve(nodes=part.nodes, inputs=part.inputs, outputs=part.outputs))
-        grids = {n: self._cuts.encodings[n] for n in tensors}
-        lowered = insert_qdq(piece, grids) if grids else piece
-        return OrtModel(lowered, part.outputs, threads=1, fuse_qdq=False)
+    def _steps(self, layer: Layer, variant: str) -> list[Step]:
+        """A layer's part with the encodings of a variant, and the parts behind it."""
+        behind = [self._parts[index] for index in self._cuts.behind(layer)]
+        if layer.part is None:
+            return behind
+        grids = {n: self._cuts.encodings[n] for n in layer.tensors(variant)}
+        return [Step.load(self._cuts.graph, self._cuts.parts[layer.part], grids, threads=1), *behind]
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """The float values of all tensors at the cuts for one sample."""
-        values = dict(feeds)
-        for part, model in zip(self._cuts.parts, self._parts, strict=True):
-            values |= model.run({n: values[n] for n in part.inputs})
-        return values
+        """The float values at the ends for one sample; all those at the cuts are kept for ``only``."""
+        self._replay.clear()
+        self._replay.keep(feeds)
+        for step in self._parts:
+            self._replay.extend(step)
+        return self._replay.rows(self._cuts.ends)[0]
 
-    def only(self, values: Mapping[str, Array]) -> Iterator[tuple[int, tuple[str, ...], dict[str, Array]]]:
-        """(index of the layer, variants, the ends that change) for every layer and its variants, given the float values."""
-        tasks = [(index, labels) for index, models in enumerate(self._layers) for labels in models]
-        found = self._pool.map(lambda task: self._ends(values, *task), tasks)
-        for (index, labels), ends in zip(tasks, found, strict=True):
-            yield index, labels, ends
+    def only(self) -> Iterator[tuple[int, tuple[str, ...], dict[str, Array]]]:
+        """(index of the layer, variants, the ends that change) for every layer and its variants, in the sample that was run."""
+        tasks = [(index, labels) for index, variants in enumerate(self._layers) for labels in variants]
+        with side_by_side(self._changed, tasks) as found:
+            for (index, labels), ends in zip(tasks, found, strict=True):
+                yield index, labels, ends
 
-    def _ends(self, values: Mapping[str, Array], index: int, labels: tuple[str, ...]) -> dict[str, Array]:
-        cuts, layer, model = self._cuts, self._cuts.layers[index], self._layers[index][labels]
-        if model is None or layer.part is None:
-            changed = {n: fake_quantize(values[n], cuts.encodings[n]).astype(values[n].dtype) for n in layer.activations}
-        else:
-            changed = model.run({n: values[n] for n in cuts.parts[layer.part].inputs})
-        for number in self._behind[index]:
-            part = cuts.parts[number]
-            changed |= self._parts[number].run({n: changed[n] if n in changed else values[n] for n in part.inputs})
-        return {n: changed[n] for n in cuts.ends if n in changed}
+    def _changed(self, task: tuple[int, tuple[str, ...]]) -> dict[str, Array]:
+        index, labels = task
+        layer = self._cuts.layers[index]
+        inputs = {n: self._cuts.encodings[n] for n in layer.activations} if layer.part is None else {}
+        (values,) = self._replay.run(self._layers[index][labels], inputs)
+        return {n: values[n] for n in self._cuts.ends if n in values}
 
     def close(self) -> None:
-        self._pool.shutdown()
-        for model in [*self._parts, *(m for models in self._layers for m in models.values() if m is not None)]:
-            model.close()
+        self._replay.clear()
+        for step in (*self._parts, *(step for variants in self._layers for steps in variants.values() for step in steps)):
+            step.model.close()
 
     def __enter__(self) -> Network:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
-
-
-def _workers() -> int:
-    number = os.environ.get("OMP_NUM_THREADS", "")
-    return int(number) if number.isdigit() and int(number) else os.cpu_count() or 1

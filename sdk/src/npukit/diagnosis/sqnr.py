@@ -41,6 +41,23 @@ def powers(name: str, wanted: Array, got: Array) -> tuple[float, float]:
     return float(x @ x), float((x - y) @ (x - y))
 
 
+def total_powers(
+    wanted: Iterable[Mapping[str, Array]], got: Iterable[Mapping[str, Array]]
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Signal and noise of every tensor of ``wanted``, by name: ``powers`` summed over the samples, which are as many on both sides.
+
+    Raises what ``powers`` raises.
+    """
+    signal: dict[str, float] = {}
+    noise: dict[str, float] = {}
+    for expected, found in zip(wanted, got, strict=True):
+        for name, values in expected.items():
+            power, error = powers(name, values, found[name])
+            signal[name] = signal.get(name, 0.0) + power
+            noise[name] = noise.get(name, 0.0) + error
+    return signal, noise
+
+
 def mean_sqnr(signal: Mapping[str, float], noise: Mapping[str, float]) -> float:
     """One number for several outputs, in dB: the mean over the outputs of noise as a share of signal, at most MOST.
 

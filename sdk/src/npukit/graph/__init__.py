@@ -9,6 +9,7 @@ from npukit.graph.model import FLOAT_DTYPES, Array, Graph, Node, Shape, Stored, 
 from npukit.graph.passes import bind, fold_batch_norm, fold_constants, remove_dead_nodes, subgraph
 from npukit.graph.protobuf import numpy_type
 from npukit.graph.read import load, load_split
+from npukit.graph.usage import captured, reads
 from npukit.graph.write import Blob, Place, save, serialize, serialize_beside, serialize_split
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "Tensor",
     "attribute",
     "bind",
+    "captured",
     "check_graph",
     "count_macs",
     "evaluate_node",
@@ -37,6 +39,7 @@ __all__ = [
     "make_graph",
     "numpy_type",
     "open_atomic",
+    "reads",
     "remove_dead_nodes",
     "row_ranges",
     "sample_shape",

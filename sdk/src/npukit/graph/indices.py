@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from npukit.graph.model import Graph, Node
+from npukit.graph.model import Graph, Node
+from npukit.graph.usage import captured
 
 # Inputs that say where or how much, not what (https://onnx.ai/onnx/operators/), by op; None stands for all inputs.
 _PLACES: dict[str, tuple[int, ...] | None] = {
@@ -97,9 +95,8 @@ def index_tensors(graph: Graph) -> frozenset[str]:
 
     To quantize one would move what it points at. A graph output is data, and so is a tensor that nobody reads.
     """
-    found = _places(graph)
-    captured = {n for node in graph.nodes for n in _captured(node)}
-    return frozenset(n for n in found - captured if graph.tensor(n).is_float and not graph.tensor(n).is_constant)
+    found = _places(graph) - captured(graph)
+    return frozenset(n for n in found if graph.tensor(n).is_float and not graph.tensor(n).is_constant)
 
 
 def _places(graph: Graph) -> set[str]:
@@ -115,16 +112,16 @@ def _places(graph: Graph) -> set[str]:
 
 def host_nodes(graph: Graph) -> frozenset[str]:
     """The names of nodes that compute shapes, indices and bounds from shapes and constants alone: known once all shapes are."""
-    known = {name for name, tensor in graph.tensors.items() if tensor.is_constant}
+    made: set[str] = set()  # from shapes and constants alone
     places = _places(graph)
     found = set()
     for node in graph.nodes:
-        from_shapes = not node.domain and (
-            node.op in ("Shape", "Size") or (bool(node.inputs) and known.issuperset(n for n in node.inputs if n))
-        )
-        if from_shapes and not _captured(node):
-            known.update(n for n in node.outputs if n)
-            if node.op in ("Shape", "Size") or places.issuperset(n for n in node.outputs if n):
+        inputs, outputs = [n for n in node.inputs if n], [n for n in node.outputs if n]
+        measures = not node.domain and node.op in ("Shape", "Size")
+        follows = not node.domain and bool(inputs) and all(n in made or graph.tensor(n).is_constant for n in inputs)
+        if (measures or follows) and not _has_subgraphs(node):
+            made.update(outputs)
+            if measures or places.issuperset(outputs):
                 found.add(node.name)
     return frozenset(found)
 
@@ -141,7 +138,5 @@ def _is_place(node: Node, name: str, places: set[str]) -> bool:
     return node.op in _ARITHMETIC and all(n in places for n in node.outputs if n)
 
 
-def _captured(node: Node) -> set[str]:
-    from npukit.graph.passes.dead_nodes import reads
-
-    return reads(node) - set(node.inputs)
+def _has_subgraphs(node: Node) -> bool:
+    return any(isinstance(value, Graph) for value in node.attributes.values())

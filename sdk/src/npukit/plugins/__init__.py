@@ -7,13 +7,24 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from npukit.plugins.hookspecs import hookimpl
-from npukit.plugins.known import DEFAULT_BACKEND, FLOAT_BACKEND, KNOWN, REFERENCE
+from npukit.plugins.known import CAPABILITIES, DEFAULT_BACKEND, FLOAT_BACKEND, KNOWN, OPTIMIZERS, REFERENCE
 
 if TYPE_CHECKING:
     from npukit.backend import Backend, Target
     from npukit.plugins.registry import PluginStatus, Registry
 
-__all__ = ["DEFAULT_BACKEND", "FLOAT_BACKEND", "KNOWN", "REFERENCE", "PluginStatus", "Registry", "hookimpl", "target"]
+__all__ = [
+    "CAPABILITIES",
+    "DEFAULT_BACKEND",
+    "FLOAT_BACKEND",
+    "KNOWN",
+    "OPTIMIZERS",
+    "REFERENCE",
+    "PluginStatus",
+    "Registry",
+    "hookimpl",
+    "target",
+]
 
 
 def target(

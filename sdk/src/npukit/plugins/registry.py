@@ -101,8 +101,9 @@ class Registry:
         """The target that a selector, a backend or a target names: the one place where this is decided.
 
         Without a selector it is that of ``made_for``, what a package was made for, else ``default``. A selector that names the
-        backend of ``made_for`` and no SoC takes its SoC and settings along; ``settings`` win over those. Raises what ``resolve``
-        raises, and UsageError for a setting that the backend does not have.
+        backend of ``made_for`` and no SoC takes its SoC and settings along; ``settings`` win over those. Another backend that is
+        planned by the same constraints (``plans_as``) takes the SoC along if it knows it. Raises what ``resolve`` raises, and
+        UsageError for a setting that the backend does not have.
         """
         if isinstance(selector, Target):
             return selector
@@ -111,11 +112,22 @@ class Registry:
         name = (selector.name if isinstance(selector, Backend) else selector) or past.backend or default
         if not soc and past.backend and name.lower() == past.backend.lower():
             soc, given = past.soc, {**past.settings, **given}
+        elif not soc and ":" not in name and self._shares_chips(name, past):
+            soc = past.soc
         if isinstance(selector, Backend):
             backend, chip = selector, selector.soc(soc)
         else:
             backend, chip = self.resolve(name, soc=soc, soc_file=soc_file)
         return Target.of(backend, chip, self.planner(backend), given)
+
+    def _shares_chips(self, name: str, past: Selection) -> bool:
+        """Whether a backend and the one of a package are planned by the same constraints, and it knows the package's SoC."""
+        found = [self._backends.get(n.lower()) for n in (name, past.backend)]
+        if None in found:
+            return False
+        families = {b.plans_as or b.name for b in found if b is not None}
+        known = {soc.name for soc in found[0].socs()} if found[0] is not None else set()
+        return len(families) == 1 and past.soc in known
 
     def planner(self, backend: Backend) -> Backend:
         """The backend whose op constraints plan models for ``backend``: itself, or the one it names when that is installed."""

@@ -17,7 +17,7 @@ from npukit.encoding import Encoding
 from npukit.errors import DataError, UsageError, did_you_mean
 from npukit.events import OnEvent, ignore
 from npukit.graph import Graph, Tensor
-from npukit.plugins import Registry
+from npukit.plugins import KNOWN, OPTIMIZERS, Registry
 
 ENGINE = "npukit"
 """The engine of an optimizer that computes in this process."""
@@ -139,7 +139,8 @@ def _named(name: str, engine: str, registry: Registry) -> Optimizer:
     same = {o.engine: o for o in known if o.name == name}
     if not same:
         names = sorted({o.name for o in known})
-        hint = did_you_mean(name, names) if names else "pip install npukit-aimet"
+        missing = OPTIMIZERS.get(name, "")
+        hint = KNOWN[missing] if missing and name not in names else did_you_mean(name, names)
         raise UsageError(f"there is no optimizer '{name}'", hint=hint, code="unknown-optimizer")
     wanted = engine or ENGINE
     if wanted not in same:

@@ -8,15 +8,15 @@ from typing import Any
 
 import attrs
 
-from npukit.backend import FORMS, Backend, KernelBackend, Session, Target
+from npukit.backend import FORMS, Backend, KernelBackend, Problem, Program, Session, Target
 from npukit.encoding import Array, Encoding
 from npukit.errors import DataError, UsageError, did_you_mean
 from npukit.graph import Graph, bind
-from npukit.plugins import FLOAT_BACKEND, Registry
+from npukit.plugins import DEFAULT_BACKEND, FLOAT_BACKEND, Registry
 from npukit.quantization.finish import checked_edges, refuse
 from npukit.quantization.request import Source, read_source, resolve
 
-KERNELS_HINT = "--kernels is for emulators such as htp"
+KERNELS_HINT = f"--kernels is for emulators such as {DEFAULT_BACKEND}"
 
 
 def open_session(
@@ -34,7 +34,8 @@ def open_session(
     without a SoC means the SoC it was made for, with the settings it was made with. Encodings that the model carries are used as
     they are; the rest is float. ``kernels`` "numpy" or "fast" chooses the form in which an emulator runs (KernelBackend.open).
 
-    What the op constraints refuse does not run: ConstraintError with all problems, unless ``strict`` is False. A node without a
+    What the op constraints refuse does not run: ConstraintError with all problems, unless ``strict`` is False; then ``problems`` of
+    the session lists them. A node without a
     kernel runs in float only with ``float_fallback``, where that was asked for when the package was made, or when not ``strict``;
     ``metrics()`` names such nodes.
     """
@@ -61,30 +62,41 @@ class _How:
         """A session for a prepared model."""
         target, graph, encodings = self.target, origin.graph, origin.encodings
         types = dict(origin.types)
+        problems: tuple[Problem, ...] = ()
         if not target.ignores_encodings:
             fallback = self.float_fallback or origin.float_fallback
             types = target.types(graph, encodings, float_fallback=fallback or not self.strict) | types
-            if self.strict:
-                self._refuse(graph, encodings, origin.types, fallback)
+            problems = self._problems(graph, encodings, origin.types, fallback)
         program = target.compile(graph, encodings, types)
         program = attrs.evolve(program, edges=checked_edges(origin.edges, graph, encodings))
+        session = self._loaded(program)
+        session.problems = problems
+        return session
+
+    def _loaded(self, program: Program) -> Session:
+        backend = self.target.backend
         if not self.kernels:
-            return target.backend.open(program)
+            return backend.open(program)
         if self.kernels not in FORMS:
             raise UsageError(f"there are no kernels '{self.kernels}'", hint=did_you_mean(self.kernels, FORMS))
-        if not isinstance(target.backend, KernelBackend):
-            raise UsageError(f"backend '{target.backend.name}' has no kernels to choose from", hint=KERNELS_HINT)
-        return target.backend.open(program, self.kernels)
+        if not isinstance(backend, KernelBackend):
+            raise UsageError(f"backend '{backend.name}' has no kernels to choose from", hint=KERNELS_HINT)
+        return backend.open(program, self.kernels)
 
-    def _refuse(self, graph: Graph, encodings: Mapping[str, Encoding], types: Mapping[str, str], fallback: bool) -> None:
-        """Raise ConstraintError for what the op constraints refuse. A backend that knows better is asked only then: opening asks it
-        too.
+    def _problems(
+        self, graph: Graph, encodings: Mapping[str, Encoding], types: Mapping[str, str], fallback: bool
+    ) -> tuple[Problem, ...]:
+        """What the op constraints say. Raises ConstraintError for errors when strict.
+
+        A backend that knows better is asked only when there are errors: opening asks it anyway.
         """
         found = self.target.rules.validate(graph, encodings, types=types, float_fallback=fallback)
         if any(p.severity == "error" for p in found):
             found = self.target.backend.judge(graph, encodings, self.target.soc, found)
-        remedy = "npukit legalize changes encodings to end this" if encodings else "npukit quantize gives it encodings"
-        refuse(self.target, found, remedy)
+        if self.strict:
+            remedy = "npukit legalize changes encodings to end this" if encodings else "npukit quantize gives it encodings"
+            refuse(self.target, found, remedy)
+        return found
 
 
 class _Bindings(Session):
@@ -120,6 +132,7 @@ class _Bindings(Session):
                 graph = self._graphs[index]
                 inner = {n: e for n, e in self._origin.encodings.items() if n in graph.tensors}
                 self._opened[index] = self._how.open(attrs.evolve(self._origin, graph=graph, encodings=inner, bindings=()))
+                self.problems = tuple(dict.fromkeys((*self.problems, *self._opened[index].problems)))
             return self._opened[index]
 
     def metrics(self) -> dict[str, Any]:
@@ -127,6 +140,6 @@ class _Bindings(Session):
         texts = [", ".join(f"{s}={size}" for s, size in binding.items()) for binding in self._origin.bindings]
         return {texts[index]: session.metrics() for index, session in sorted(self._opened.items())}
 
-    def close(self) -> None:
+    def _close(self) -> None:
         for session in self._opened.values():
             session.close()

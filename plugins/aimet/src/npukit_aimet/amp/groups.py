@@ -11,7 +11,7 @@ from npukit.encoding import INT_BITS, Encoding
 from npukit.errors import ConstraintError, UsageError
 from npukit.graph import Graph, Node
 from npukit.quantization import Job
-from npukit_aimet.reads import reads
+from npukit.replay import frontier
 
 
 @attrs.frozen
@@ -182,7 +182,7 @@ def neighbourhood(graph: Graph, group: Group) -> Graph:
 def part_of(graph: Graph, nodes: tuple[Node, ...]) -> Graph:
     """Some nodes as a graph: what they read becomes an input, what they make an output."""
     made = dict.fromkeys(n for node in nodes for n in node.outputs if n)
-    inputs = tuple(dict.fromkeys(n for node in nodes for n in reads(graph, node) if n not in made))
+    inputs = frontier(graph, nodes)
     constants = [n for node in nodes for n in node.inputs if n and graph.tensor(n).is_constant]
     tensors = {n: graph.tensor(n) for n in (*inputs, *constants, *made)}
     return graph.evolve(nodes=nodes, inputs=inputs, outputs=tuple(made), tensors=tensors)

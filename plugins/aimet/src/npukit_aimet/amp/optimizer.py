@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -14,21 +14,24 @@ import attrs
 import numpy as np
 
 from npukit.backend import total
-from npukit.calibration import Feeds, open_data
-from npukit.encoding import Encoding
+from npukit.calibration import open_data
+from npukit.diagnosis import mean_sqnr, total_powers
+from npukit.encoding import Array, Encoding
 from npukit.errors import UsageError
 from npukit.events import Event
 from npukit.graph import Graph
 from npukit.quantization import Job, Optimizer
+from npukit.replay import Replay, Store
 from npukit_aimet.amp.converts import count_converts, fewer_converts
 from npukit_aimet.amp.groups import Candidate, Group, Menu, make_menu, neighbourhood
 from npukit_aimet.amp.results import Result, write_results
 from npukit_aimet.amp.search import SEARCHES, Memory, Point, Sensitivity, measure, walk_down
-from npukit_aimet.amp.simulate import Outputs, Simulator, simulate, sqnr
 from npukit_aimet.config import Labelled, judged, section
 
+Outputs = Mapping[str, Array]
 Evaluator = Callable[[Sequence[Outputs]], float]
-"""The score of a model from its outputs, sample by sample in the order of the data; higher is better."""
+"""The score of a model from its outputs, sample by sample in the order of the data; higher is better. A sample that does not fit in
+memory beside the others is read when it is asked for."""
 
 
 @attrs.frozen(eq=False)
@@ -44,7 +47,7 @@ class Amp(Optimizer):
     takes; None: the calibration samples), phase 1 uses SQNR unless ``phase1`` is "evaluator". The drop is measured from the float
     model's score; from that of the first candidate for SQNR. ``results_dir`` gets accuracy list, Pareto list, overrides and plots,
     and keeps what was measured: an interrupted run goes on there, unless ``clean_start``. ``workers`` groups are measured at a time
-    (0: one per processor).
+    (0: as many as OMP_NUM_THREADS says, or one per processor). Memory does not grow with the number of samples.
     With ``backend_signs`` only the widths of the candidates count, signs are those of the backend's default types.
     """
 
@@ -106,8 +109,14 @@ class Amp(Optimizer):
         wanted = self.candidates or _default_candidates(job)
         menu = make_menu(job, (c.signed_like(job.judge.precision) for c in wanted) if self.backend_signs else wanted)
         data = job.data if self.samples is None else open_data(self.samples, job.graph)
-        feeds = list(islice(data, self.batches))
-        run = _Run(self, job, menu, feeds)
+        with Replay(job.graph) as replay:
+            for feeds in islice(data, self.batches):
+                replay.keep(feeds)
+            return self._search(_Run(self, job, menu, replay))
+
+    def _search(self, run: _Run) -> Job:
+        """The three phases."""
+        job, menu = run.job, run.menu
         steps = run.steps()
         lowered, points = walk_down(steps, lambda n: run.point(steps, n), run.target, self.search)
         choice = run.choice(steps[:lowered])
@@ -128,32 +137,30 @@ def _default_candidates(job: Job) -> tuple[Candidate, ...]:
 class _Run:
     """The measurements of one run: what its Memory knows, and what is missing there."""
 
-    def __init__(self, settings: Amp, job: Job, menu: Menu, feeds: Sequence[Feeds]) -> None:
-        self._settings, self._job, self._menu, self._feeds = settings, job, menu, feeds
+    def __init__(self, settings: Amp, job: Job, menu: Menu, replay: Replay) -> None:
+        self.job, self.menu = job, menu
+        self._settings, self._replay = settings, replay
         path = None
         if settings.results_dir is not None:
             settings.results_dir.mkdir(parents=True, exist_ok=True)
             path = settings.results_dir / "measured.jsonl"
             if settings.clean_start:
                 path.unlink(missing_ok=True)
-        self._memory = Memory(path, _key(job, menu, feeds, settings))
-        self._reference: Sequence[Outputs] = []
+        self._memory = Memory(path, _key(job, menu, replay.rows(job.graph.inputs), settings))
         base = menu.encodings[menu.candidates[0]]
         self._timed = total(job.judge.cost(job.graph, base)).us is not None
         self._full_cost = self._work(job.graph, base)
 
     def steps(self) -> list[Sensitivity]:
         """Phase 1: every group and candidate, the harmless first, of equals the one that saves most."""
-        menu = self._menu
-        with Simulator(self._job.graph, self._feeds, [g.tensors for g in menu.groups]) as simulator:
-            self._reference = simulator.reference
+        menu = self.menu
+        self._replay.prepare(g.tensors for g in menu.groups)
+        evaluated = self._settings.phase1 == "evaluator"  # a user's function need not be safe in threads
 
-            def score(encodings: Mapping[str, Encoding]) -> float:
-                return self._score(list(simulator.outputs(encodings)), self._settings.phase1 == "evaluator")
+        def score(encodings: Mapping[str, Encoding]) -> float:
+            return self._score(self._replay.after(encodings), evaluated)
 
-            one_by_one = self._settings.phase1 == "evaluator"  # a user's function need not be safe in threads
-            workers = 1 if one_by_one else self._settings.workers
-            scores = measure(menu, score, self._memory, self._job.on_event, workers=workers)
+        scores = measure(menu, score, self._memory, self.job.on_event, workers=1 if evaluated else self._settings.workers)
         by_name = {g.name: g for g in menu.groups}
         found = [Sensitivity(g, c, s, self._saving(by_name[g], c)) for (g, c), s in scores.items()]
         useful = (s for s in found if _worth(s.saving, s.candidate) > _worth(0.0, menu.candidates[0]))
@@ -161,8 +168,8 @@ class _Run:
 
     def choice(self, steps: Sequence[Sensitivity]) -> dict[str, Candidate]:
         """The candidate of every group after some steps; a later step of a group counts only when it saves more."""
-        first = self._menu.candidates[0]
-        found = dict.fromkeys((g.name for g in self._menu.groups), first)
+        first = self.menu.candidates[0]
+        found = dict.fromkeys((g.name for g in self.menu.groups), first)
         worth = dict.fromkeys(found, _worth(0.0, first))
         for step in steps:
             if _worth(step.saving, step.candidate) > worth[step.group]:
@@ -174,7 +181,7 @@ class _Run:
         choice = self.choice(steps[:count])
         last = steps[count - 1] if count else None
         score = self._score_of(choice)
-        self._job.on_event(Event("amp: walk", count, len(steps), last.group if last else ""))
+        self.job.on_event(Event("amp: walk", count, len(steps), last.group if last else ""))
         return Point(count, self.cost(choice), score, last.group if last else "", last.candidate if last else None)
 
     @cached_property
@@ -184,7 +191,7 @@ class _Run:
         if drop is None:
             return None
         if evaluate is not None:
-            return self._score(self._reference, True) - drop
+            return self._score(self._reference(), True) - drop
         return self._score_of(self.choice([])) - drop
 
     def keeps_target(self, choice: Mapping[str, Candidate], before: Mapping[str, Candidate]) -> bool:
@@ -194,33 +201,41 @@ class _Run:
 
     def cost(self, choice: Mapping[str, Candidate]) -> float:
         """The backend's estimate, as a share of the first candidate everywhere."""
-        return self._work(self._job.graph, self._menu.mixed(choice)) / self._full_cost if self._full_cost else 1.0
+        return self._work(self.job.graph, self.menu.mixed(choice)) / self._full_cost if self._full_cost else 1.0
 
     def _saving(self, group: Group, candidate: Candidate) -> float:
         """What a group with a candidate saves of the full cost; only the nodes around it change theirs."""
-        around = neighbourhood(self._job.graph, group)
-        base = self._menu.encodings[self._menu.candidates[0]]
-        changed = self._menu.encodings[candidate]
+        around = neighbourhood(self.job.graph, group)
+        base = self.menu.encodings[self.menu.candidates[0]]
+        changed = self.menu.encodings[candidate]
         after = {**base, **{n: changed[n] for n in group.tensors if n in changed}}
         return (self._work(around, base) - self._work(around, after)) / self._full_cost if self._full_cost else 0.0
 
     def _work(self, graph: Graph, encodings: Mapping[str, Encoding]) -> float:
         """Microseconds, or bit operations where the backend has no times for the whole model."""
-        cost = total(self._job.judge.cost(graph, {**self._job.given, **encodings}))
+        cost = total(self.job.judge.cost(graph, {**self.job.given, **encodings}))
         return float(cost.us or 0.0) if self._timed else float(cost.bit_ops)
 
     def _score_of(self, choice: Mapping[str, Candidate]) -> float:
-        what = " ".join(str(choice[g.name]) for g in self._menu.groups)
+        what = " ".join(str(choice[g.name]) for g in self.menu.groups)
         known = self._memory.get(what)
         if known is not None:
             return known
-        found = list(simulate(self._job.graph, self._feeds, {**self._job.given, **self._menu.mixed(choice)}))
+        found = self._replay.outputs({**self.job.given, **self.menu.mixed(choice)})
         return self._memory.put(what, self._score(found, self._settings.evaluate is not None))
 
-    def _score(self, outputs: Sequence[Outputs], evaluated: bool) -> float:
+    def _reference(self) -> Sequence[Outputs]:
+        """The float model's outputs."""
+        return self._replay.rows(self.job.graph.outputs)
+
+    def _score(self, outputs: Iterable[Outputs], evaluated: bool) -> float:
         if not evaluated or self._settings.evaluate is None:
-            return sqnr(self._reference, outputs)
-        return checked_score(self._settings.evaluate(outputs))
+            return mean_sqnr(*total_powers(self._reference(), outputs))
+        with Store() as store:
+            for values in outputs:
+                for name, array in values.items():
+                    store.append(name, array)
+            return checked_score(self._settings.evaluate(store.rows(self.job.graph.outputs, len(self._replay))))
 
 
 def parse_candidates(value: Any, path: str) -> tuple[Candidate, ...] | None:
@@ -262,7 +277,7 @@ def checked_score(value: Any) -> float:
     return number
 
 
-def _key(job: Job, menu: Menu, feeds: Sequence[Feeds], settings: Amp) -> str:
+def _key(job: Job, menu: Menu, feeds: Iterable[Mapping[str, Array]], settings: Amp) -> str:
     """What measurements hold for: the kinds of scores, the model, the data, the encodings of all candidates."""
     digest = hashlib.sha256(f"{settings.phase1} {settings.evaluate is not None}".encode())
     for tensor in job.graph.tensors.values():

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import attrs
@@ -13,6 +11,7 @@ import attrs
 from npukit.encoding import Encoding
 from npukit.errors import UsageError
 from npukit.events import Event, OnEvent
+from npukit.replay import side_by_side
 from npukit_aimet.amp.groups import Candidate, Group, Menu
 
 SEARCHES = ("binary", "interpolation", "brute-force")
@@ -78,8 +77,8 @@ def measure(
 ) -> dict[tuple[str, Candidate], float]:
     """Phase 1: the score of every group with every candidate it may have but the first.
 
-    ``score`` gets the encodings of one group; ``workers`` of them run at a time (0: one per processor; ONNX Runtime works outside
-    of Python's lock). What ``memory`` knows is not measured again.
+    ``score`` gets the encodings of one group; ``workers`` of them run at a time (those of
+    ``side_by_side``). What ``memory`` knows is not measured again.
     """
     tasks = [(g, c) for g in menu.groups for c in menu.allowed[g.name] if c != menu.candidates[0]]
     found: dict[tuple[str, Candidate], float] = {}
@@ -89,16 +88,11 @@ def measure(
         known = memory.get(f"{group.name} {candidate}")
         return score(_of(menu, group, candidate)) if known is None else known
 
-    with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
-        try:
-            for index, (task, value) in enumerate(zip(tasks, pool.map(run, tasks), strict=True)):
-                group, candidate = task
-                what = f"{group.name} {candidate}"
-                found[group.name, candidate] = value if memory.get(what) is not None else memory.put(what, value)
-                on_event(Event("amp: sensitivity", index + 1, len(tasks), group.name))
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    with side_by_side(run, tasks, workers) as scores:
+        for index, ((group, candidate), value) in enumerate(zip(tasks, scores, strict=True)):
+            what = f"{group.name} {candidate}"
+            found[group.name, candidate] = value if memory.get(what) is not None else memory.put(what, value)
+            on_event(Event("amp: sensitivity", index + 1, len(tasks), group.name))
     return found
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import attrs
 import numpy as np
 
+from npukit.backend import Scheme
 from npukit.calibration import open_data
 from npukit.encoding import Array, Encoding, fake_quantize, spread
 from npukit.errors import PluginError
@@ -21,7 +22,7 @@ from npukit_aimet.bridge.environment import interpreter
 from npukit_aimet.bridge.exchange import JOB, Answer, Request, read_answer, write_request
 from npukit_aimet.bridge.layers import Layers, choose_layers
 from npukit_aimet.config import section
-from npukit_aimet.decided import refuse_decided, with_room_for_biases
+from npukit_aimet.decided import refuse_decided, with_room_for_biases, within_limits
 
 _CLOSE = 1e-6
 
@@ -103,9 +104,11 @@ class AimetSeqMse(_Bridge):
         if not layers.nodes:
             return job.decide({}, (), *_notes(self.name, layers))
         ready, answer = self._ask(python, _request(self.name, job, layers, candidates=self.candidates), job)
-        grids = {name: _regridded(layers.grids[name], answer.encodings[name]) for name in layers.weights}
+        scheme = job.judge.scheme
+        grids = {name: _regridded(layers.grids[name], answer.encodings[name], scheme) for name in layers.weights}
         grids = with_room_for_biases(job, encodings, grids)
-        return job.decide(grids, (), *_notes(self.name, layers, ready))
+        clipped = (Tensor.constant(name, data) for name, data in within_limits(job, grids).items())
+        return job.decide(grids, clipped, *_notes(self.name, layers, ready))
 
 
 @attrs.frozen
@@ -161,11 +164,12 @@ def _rounded(old: Tensor, answer: Answer, grid: Encoding) -> Tensor:
     return attrs.evolve(old, data=new.astype(old.data.dtype))
 
 
-def _regridded(old: Encoding, new: Encoding) -> Encoding:
-    """``old`` with the scale and zero point of ``new``, which may be given for the other signedness."""
+def _regridded(old: Encoding, new: Encoding, scheme: Scheme) -> Encoding:
+    """``old`` with the scale, as the scheme has it, and the zero point of ``new``, which may be given for the other signedness."""
     if new.bits != old.bits or new.steps.shape != old.steps.shape:
         raise PluginError(f"AIMET answered with {new.dtype} {new.granularity} where {old.dtype} {old.granularity} was given")
-    return attrs.evolve(old, scale=new.steps, zero_point=new.zeros - new.qmin + old.qmin, origin="optimizer:seq-mse")
+    zero_point = new.zeros - new.qmin + old.qmin
+    return attrs.evolve(old, scale=scheme.rounded(new.steps), zero_point=zero_point, origin="optimizer:seq-mse")
 
 
 def _is_constant(graph: Graph, name: str) -> bool:

@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import gc
 import os
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-import npukit as nk
 from npukit.encoding import Array
-from npukit.graph import Graph, Node, make_graph
-from npukit.quantization import Quantized
-from npukit_aimet import store as store_module
-from npukit_aimet.amp.groups import Candidate
-from npukit_aimet.amp.optimizer import Amp
-from npukit_aimet.store import Store
+from npukit.replay import Store
 
 
 def noise(*shape: int, seed: int = 0) -> Array:
@@ -95,31 +90,15 @@ def test_dropped_tensors_give_back_memory_and_files() -> None:
             assert len(os.listdir("/proc/self/fd")) == before
 
 
-def branches() -> Graph:
-    """Convolutions side by side on one input: every group of amp starts from the same kept activation."""
-    nodes = [Node("Conv", "stem", ("x", "w"), ("t",), {"pads": (1, 1, 1, 1)})]
-    nodes += [Node("Conv", f"c{i}", ("t", f"w{i}"), (f"u{i}",), {"pads": (1, 1, 1, 1)}) for i in range(4)]
-    nodes += [Node("Concat", "cat", tuple(f"u{i}" for i in range(4)), ("v",), {"axis": 1})]
-    nodes += [Node("Conv", "end", ("v", "e"), ("y",))]
-    constants = {"w": noise(4, 3, 3, 3), "e": noise(2, 16, 1, 1)} | {f"w{i}": noise(4, 4, 3, 3, seed=i) for i in range(4)}
-    return make_graph(nodes, inputs={"x": ("float32", (1, 3, 16, 16))}, outputs=["y"], constants=constants)
-
-
-def test_amp_with_many_workers_equals_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """When nothing fits in memory, several workers measure what one does that has it all in memory."""
-    data = [{"x": noise(1, 3, 16, 16, seed=s)} for s in range(24)]
-
-    def mixed(workers: int, budget: int) -> tuple[Quantized, str]:
-        monkeypatch.setattr(store_module.Store.__init__, "__defaults__", (budget,))
-        folder = tmp_path / f"{workers}-{budget}"
-        candidates = (Candidate("uint16", "int8"), Candidate("uint8", "int8"), Candidate("uint8", "int4"))
-        amp = Amp(candidates=candidates, workers=workers, results_dir=folder)
-        options = nk.Options(activations="uint16", strict=False)
-        model = nk.quantize(branches(), backend="cpu", data=data, options=options, optimize=[amp])
-        return model, (folder / "accuracy_list.json").read_text()
-
-    alone, expected = mixed(1, 1 << 30)
-    for workers in (0, 8):
-        model, measured = mixed(workers, 2000)
-        assert measured == expected
-        assert {n: e.dtype for n, e in model.encodings.items()} == {n: e.dtype for n, e in alone.encodings.items()}
+def test_store_spills_and_reads_back() -> None:
+    """Arrays beyond the budget come back in order, several times, also while others are added."""
+    arrays = [noise(3, i + 1) for i in range(6)]
+    with Store(budget=40) as store:
+        for array in arrays[:5]:
+            store.append("a", array)
+        for _ in range(2):
+            assert all(np.array_equal(x, y) for x, y in zip(store.read("a"), arrays, strict=False))
+        reader: Iterator[Array] = store.read("a")
+        next(reader)
+        store.append("a", arrays[5])
+        assert [a.shape for a in store.read("a")] == [a.shape for a in arrays]

@@ -6,8 +6,9 @@ import os
 import tempfile
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
+from typing import overload
 
 import attrs
 import numpy as np
@@ -22,7 +23,8 @@ class Store:
     """One array per sample for every tensor, in the order of the samples; a context manager.
 
     Up to ``budget`` bytes stay in memory, the rest goes to unnamed temporary files, one per tensor. Any number of threads may read,
-    and write, at a time: a reader sees the arrays that were there when it began, even when they are dropped meanwhile.
+    and write, at a time: a reader sees the arrays that were there when it began, even when they are dropped meanwhile. Arrays have
+    any shape and dtype; those of objects (strings) always stay in memory.
     """
 
     def __init__(self, budget: int | None = None) -> None:
@@ -49,7 +51,12 @@ class Store:
         """The arrays of all samples."""
         with self._changing:
             known = tuple(self._arrays[name])
-        return (array.read() if isinstance(array, _Spilled) else array for array in known)
+        return (_loaded(array) for array in known)
+
+    def rows(self, names: Iterable[str], count: int) -> Rows:
+        """The arrays of ``count`` samples by name, sample after sample. Raises KeyError for a tensor that is not there."""
+        with self._changing:
+            return Rows({name: tuple(self._arrays[name]) for name in names}, count)
 
     def drop(self, name: str) -> None:
         """Forget a tensor."""
@@ -59,12 +66,36 @@ class Store:
                     self._used -= array.nbytes
             self._files.pop(name, None)
 
+    def clear(self) -> None:
+        """Forget all tensors."""
+        for name in list(self._arrays):
+            self.drop(name)
+
     def __enter__(self) -> Store:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        for name in list(self._arrays):
-            self.drop(name)
+        self.clear()
+
+
+class Rows(Sequence[dict[str, Array]]):
+    """The tensors of sample after sample, by name; what lies in a file is read when a sample is asked for."""
+
+    def __init__(self, columns: Mapping[str, tuple[Array | _Spilled, ...]], count: int) -> None:
+        self._columns, self._count = columns, count
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, index: int) -> dict[str, Array]: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[dict[str, Array]]: ...
+    def __getitem__(self, index: int | slice) -> dict[str, Array] | list[dict[str, Array]]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(self._count)[index]]
+        place = range(self._count)[index]
+        return {name: _loaded(arrays[place]) for name, arrays in self._columns.items()}
 
 
 class _File:
@@ -105,3 +136,7 @@ class _Spilled:
                 raise EOFError("a temporary file of activations is shorter than what was written to it")
             done += count
         return array
+
+
+def _loaded(array: Array | _Spilled) -> Array:
+    return array.read() if isinstance(array, _Spilled) else array
