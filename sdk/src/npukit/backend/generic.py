@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from npukit.backend.constraint import OpConstraint, Port
-from npukit.encoding import GRID_PRESERVING, INT_BITS
+from npukit.encoding import FLOAT_BITS, GRID_PRESERVING, INT_BITS
 
 _SOURCE = "ONNX operator definitions, https://onnx.ai/onnx/operators/"
 _ANY = Port()
-_WEIGHTS = tuple(dtype for dtype, bits in INT_BITS.items() if bits <= 16)
+_WEIGHTS = (*(dtype for dtype, bits in INT_BITS.items() if bits <= 16), *FLOAT_BITS)
 _WHOLE = {"tensor", "channel", "block", "lpbq"}
 
 
 def _weighted(op: str, axis: int, attributes: dict[str, tuple[object, ...]] | None = None) -> OpConstraint:
     weight = Port(granularity=_WHOLE, axis=axis, dtypes=_WEIGHTS)
-    bias = Port(dtypes=("int32",), granularity=_WHOLE, derived=True, optional=True)
+    bias = Port(dtypes=("int32", *FLOAT_BITS), granularity=_WHOLE, derived=True, optional=True)
     return OpConstraint(op, (_ANY, weight, bias), (_ANY,), source=_SOURCE, attributes=attributes or {})
 
 

@@ -53,7 +53,7 @@ class Seen:
     def counts(self) -> Histogram:
         """The histogram, which must be there."""
         if self.histogram is None:
-            raise UsageError("the profile has no histograms", hint="npukit profile without --no-histogram keeps them")
+            raise UsageError("the profile has no histograms", hint="npukit profile makes one that has them")
         return self.histogram
 
 

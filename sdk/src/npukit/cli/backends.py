@@ -71,8 +71,8 @@ def _about(backend: Backend, console: Console) -> int:
             for o in options
         ]
         parts += [table(["Setting", "Type", "Default", "Choices", "Shows in", "What it does"], lines), ""]
-    rows = [(s.name, s.arch or "-", s.id, s.memory_mb, s.title or "-", s.source or "-") for s in socs]
-    parts.append(table(["SoC", "Arch", "Id", "Memory MB", "Title", "Source"], rows))
+    rows = [(s.name, s.arch or "-", s.id, s.memory_mb, ", ".join(s.features) or "-", s.title or "-", s.source or "-") for s in socs]
+    parts.append(table(["SoC", "Arch", "Id", "Memory MB", "Features", "Title", "Source"], rows))
     settings = [
         {"name": o.name, "type": o.type.__name__, "default": o.default, "choices": o.choices, "effect": o.effect, "help": o.help}
         for o in options
@@ -130,5 +130,9 @@ def port_text(port: Port) -> str:
         words.append("scale of in[0] x scale of in[1]")
     if port.power_of_two:
         words.append("scale a power of two")
-    words += [word for word, given in (("constant", port.constant), ("optional", port.optional)) if given]
+    if port.bias:
+        words.append("a grid of its own")
+    words += [f"{least} to {most} along axis {axis}" for axis, (least, most) in port.dims.items()]
+    flags = (("constant", port.constant), ("not constant", port.dynamic), ("optional", port.optional))
+    words += [word for word, given in flags if given]
     return ", ".join(words)

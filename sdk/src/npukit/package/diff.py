@@ -16,7 +16,7 @@ from npukit.package.describe import short, typed_text
 
 @attrs.frozen
 class Difference:
-    """One difference: ``kind`` is manifest, layer, attribute, shape, weight, encoding or output.
+    """One difference: ``kind`` is manifest, contract, layer, attribute, shape, weight, encoding or output.
 
     ``first`` and ``second`` are texts; "-" stands for what is absent.
     """
@@ -31,6 +31,8 @@ def diff_packages(a: Package, b: Package) -> tuple[Difference, ...]:
     """All differences of two packages; layers (also those of subgraphs) and tensors are matched by name."""
     return (
         *_mappings("manifest", "", attrs.asdict(a.manifest), attrs.asdict(b.manifest)),
+        *(d for part in ("types", "edges") for d in _mappings("contract", f"{part}: ", getattr(a, part), getattr(b, part))),
+        *_mappings("contract", "", {"bindings": a.bindings}, {"bindings": b.bindings}),
         *_graphs("", a.graph, b.graph),
         *_encodings(a.encodings, b.encodings),
     )

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from npukit.backend import Backend, Target
+from npukit.backend import Backend, Problem, Target
 from npukit.plugins import Registry
 from npukit.quantization.options import Options
-from npukit.quantization.plan import Task
+from npukit.quantization.plan import Task, bound_problems
 from npukit.quantization.request import Source, read_source, resolve
 from npukit.quantization.result import CheckResult
 from npukit.quantization.settings import default_settings, idle_settings
@@ -29,16 +29,23 @@ def check(
         return _package(origin, target, options)
     task = Task.prepare(origin, target, options)
     encodings = task.encodings(task.placeholders())
+    bindings = options.bindings or origin.bindings
+    problems = bound_problems(task.problems(encodings), target, task.graph, encodings, bindings, task.types, options.float_fallback)
     notes = (*task.notes, *idle_settings(task, origin))
-    return CheckResult(target.backend.name, target.soc, len(task.graph.nodes), task.problems(encodings), notes)
+    return CheckResult(target.backend.name, target.soc, len(task.graph.nodes), problems, notes)
 
 
 def _package(origin: Source, target: Target, options: Options) -> CheckResult:
     fallback = options.float_fallback or origin.float_fallback
-    problems = target.problems(origin.graph, origin.encodings, types=origin.types, float_fallback=fallback)
-    notes = default_settings(target)
-    for name in target.changed("legality"):
-        other = target.with_default(name)
-        again = other.problems(origin.graph, origin.encodings, types=origin.types, float_fallback=fallback)
-        notes += (f"setting '{name}' = {target.settings[name]} changed nothing in this model",) if again == problems else ()
+
+    def judged(judge: Target) -> tuple[Problem, ...]:
+        found = judge.problems(origin.graph, origin.encodings, types=origin.types, float_fallback=fallback)
+        return bound_problems(found, judge, origin.graph, origin.encodings, origin.bindings, origin.types, fallback)
+
+    problems = judged(target)
+    idle = [name for name in target.changed("legality") if judged(target.with_default(name)) == problems]
+    notes = (
+        *default_settings(target),
+        *(f"setting '{name}' = {target.settings[name]} changed nothing in this model" for name in idle),
+    )
     return CheckResult(target.backend.name, target.soc, len(origin.graph.nodes), problems, notes)

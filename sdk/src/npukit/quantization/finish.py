@@ -10,11 +10,11 @@ import attrs
 from npukit.backend import Edge, Problem, Target
 from npukit.encoding import Encoding
 from npukit.errors import ConstraintError, UsageError, did_you_mean
-from npukit.graph import Graph, bind
+from npukit.graph import Graph
 from npukit.legalize import Change
 from npukit.package import Manifest, Package
 from npukit.quantization.options import Options
-from npukit.quantization.plan import Task
+from npukit.quantization.plan import Task, bound_problems
 from npukit.quantization.request import Source
 from npukit.quantization.result import Quantized, Report
 from npukit.quantization.settings import idle_settings
@@ -31,7 +31,8 @@ def finish(
 ) -> Quantized:
     """The package of a task with complete encodings. Raises ConstraintError when it is not legal and ``options.strict``."""
     options, target = task.options, task.target
-    problems = _problems(task, source, encodings)
+    bindings = options.bindings or source.bindings
+    problems = bound_problems(task.problems(encodings), target, task.graph, encodings, bindings, task.types, options.float_fallback)
     if options.strict:
         refuse(
             target, problems, "no change of encodings ends this" if options.legalize else "--legalize changes encodings to end this"
@@ -39,7 +40,7 @@ def finish(
     planned = target.types(task.graph, encodings, float_fallback=options.float_fallback)
     edges = checked_edges({**source.edges, **options.edges}, task.graph, encodings)
     manifest = make_manifest(source, target, options, history, optimizers)
-    package = Package(manifest, task.graph, dict(encodings), {**planned, **task.types}, edges, options.bindings or source.bindings)
+    package = Package(manifest, task.graph, dict(encodings), {**planned, **task.types}, edges, bindings)
     notes = (*task.notes, *idle_settings(task, source))
     return Quantized(package, Report(Counter(e.origin for e in encodings.values()), problems, notes, changes))
 
@@ -62,20 +63,6 @@ def checked_edges(edges: Mapping[str, Edge], graph: Graph, encodings: Mapping[st
             raise UsageError(f"'{name}' is no input or output of the model", hint=did_you_mean(name, ends), code="edge")
         edge.check(graph.tensor(name), encodings.get(name))
     return dict(edges)
-
-
-def _problems(task: Task, source: Source, encodings: Mapping[str, Encoding]) -> tuple[Problem, ...]:
-    """What is wrong with the model, or with a symbolic one once its symbols are bound."""
-    bindings = task.options.bindings or source.bindings
-    found = dict.fromkeys(task.problems(encodings))
-    if not bindings:
-        return tuple(found)
-    found = {p: None for p in found if p.rule != "dynamic-shape"}
-    for binding in bindings:
-        graph = task.target.prepare(bind(task.graph, binding))
-        inner = {n: e for n, e in encodings.items() if n in graph.tensors}
-        found |= dict.fromkeys(task.target.problems(graph, inner, types=task.types, float_fallback=task.options.float_fallback))
-    return tuple(found)
 
 
 def make_manifest(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import attrs
 
@@ -10,7 +10,7 @@ from npukit.backend import Plan, Precision, Problem, Target, port_axis
 from npukit.calibration import Range
 from npukit.encoding import INT_BITS, Conflict, Encoding, Solution, propagate, solve
 from npukit.errors import ModelError, UsageError, did_you_mean
-from npukit.graph import Graph, Tensor
+from npukit.graph import Graph, Tensor, bind
 from npukit.legalize import Change, repair
 from npukit.quantization.options import Options
 from npukit.quantization.request import Source
@@ -129,6 +129,26 @@ class Task:
         """The smallest change that makes the encodings legal, and the encodings after it."""
         conflicts, fallback = self.solution.conflicts, self.options.float_fallback
         return repair(self.target.rules, self.graph, encodings, conflicts=conflicts, float_fallback=fallback)
+
+
+def bound_problems(
+    found: Iterable[Problem],
+    target: Target,
+    graph: Graph,
+    encodings: Mapping[str, Encoding],
+    bindings: Iterable[Mapping[str, int]],
+    types: Mapping[str, str],
+    float_fallback: bool,
+) -> tuple[Problem, ...]:
+    """``found``, the problems of a symbolic graph; with ``bindings`` those of the bound graphs too, and none about open dimensions.
+    """
+    bound = tuple(bindings)
+    every = dict.fromkeys(p for p in found if not bound or p.rule != "dynamic-shape")
+    for binding in bound:
+        part = target.prepare(bind(graph, binding))
+        inner = {n: e for n, e in encodings.items() if n in part.tensors}
+        every |= dict.fromkeys(target.problems(part, inner, types=types, float_fallback=float_fallback))
+    return tuple(every)
 
 
 def vanished(graph: Graph, given: Mapping[str, Encoding]) -> tuple[str, ...]:

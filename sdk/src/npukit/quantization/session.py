@@ -35,9 +35,8 @@ def open_session(
     they are; the rest is float. ``kernels`` "numpy" or "fast" chooses the form in which an emulator runs (KernelBackend.open).
 
     What the op constraints refuse does not run: ConstraintError with all problems, unless ``strict`` is False; then ``problems`` of
-    the session lists them. A node without a
-    kernel runs in float only with ``float_fallback``, where that was asked for when the package was made, or when not ``strict``;
-    ``metrics()`` names such nodes.
+    the session lists them. A node without a kernel runs in float only with ``float_fallback``, where that was asked
+    for when the package was made, or when not ``strict``; ``metrics()`` names such nodes.
     """
     registry = registry or Registry.load()
     origin = read_source(source, registry=registry)

@@ -92,7 +92,7 @@ class BackendConformance:
     def has_op(self, op: str) -> bool:
         """Whether the backend implements the op and its constraints know it on this SoC."""
         rows, soc = self.backend.constraints(), self.backend.soc(self.soc)
-        known = not rows or any(r.op == op and not r.domain and _generation(r.min_arch) <= soc.generation for r in rows)
+        known = not rows or any(r.op == op and not r.domain and not r.missing(soc) for r in rows)
         return known and self.backend.supports(op, soc=soc)
 
     def ops(self) -> list[str]:
@@ -146,8 +146,8 @@ class BackendConformance:
 
     def test_constraints(self) -> None:
         """Every row has a source, a confidence, types and port references that exist, and a SoC that it is for."""
-        newest = max(s.generation for s in self.backend.socs())
-        wrong = [f"{row.op}: {fault}" for row in self.backend.constraints() for fault in _row_faults(row, newest)]
+        socs = self.backend.socs()
+        wrong = [f"{row.op}: {fault}" for row in self.backend.constraints() for fault in _row_faults(row, socs)]
         assert not wrong, "\n".join(wrong)
 
     def test_known_failures(self) -> None:
@@ -461,23 +461,20 @@ def _fault(got: Array, expected: Array, encoding: Encoding | None, limit: Tolera
     return f"{share:.1%} of the elements are off, allowed is {limit.share:.1%}" if share > limit.share else ""
 
 
-def _row_faults(row: OpConstraint, newest: int) -> list[str]:
+def _row_faults(row: OpConstraint, socs: Sequence[Soc]) -> list[str]:
     """What is wrong with an op constraint row."""
     faults = []
     if not row.source.strip():
         faults.append("has no source")
     if row.confidence not in ("high", "medium", "low"):
         faults.append(f"confidence '{row.confidence}' is not high, medium or low")
-    if _generation(row.min_arch) > newest:
-        faults.append(f"needs {row.min_arch}, which no SoC has")
+    lacking = [row.missing(soc) for soc in socs]
+    if all(lacking):
+        faults.append(f"needs {lacking[0]}, which no SoC has")
     for side, ports in (("in", row.inputs), ("out", row.outputs)):
         for index, port in enumerate(ports):
             faults += [f"{side}[{index}] {fault}" for fault in _port_faults(row, port)]
     return faults
-
-
-def _generation(arch: str) -> int:
-    return Soc("", arch).generation
 
 
 def _port_faults(row: OpConstraint, port: Port) -> list[str]:
