@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
+import npukit
 from npukit.cli import main
 from npukit.cli.explain import TEXTS
 from npukit.cli.main import _os_message
@@ -88,6 +92,17 @@ def test_every_error_code_is_explained() -> None:
     classes = [c for c in vars(errors).values() if isinstance(c, type) and issubclass(c, errors.NpukitError)]
     codes = {c.default_code for c in classes} - {errors.NpukitError.default_code}
     assert codes <= set(TEXTS)
+
+
+def test_every_code_and_rule_in_the_sdk_is_explained() -> None:
+    """Whatever code an error of the sdk carries, and whatever rule a problem names, ``explain`` knows it."""
+    found = set()
+    for path in Path(npukit.__file__).parent.rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        found |= set(re.findall(r'code="([a-z0-9-]+)"', text))
+        found |= set(re.findall(r'(?:Problem\("\w+", |\breport\(\s*)"([a-z0-9-]+)"', text))
+    assert {"edge", "power-of-two", "no-kernel", "fixed-grid"} <= found
+    assert found <= set(TEXTS)
 
 
 def test_an_os_error_names_its_file() -> None:

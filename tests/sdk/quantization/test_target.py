@@ -342,6 +342,12 @@ def test_node_types() -> None:
         nk.check(network(), Npu(), options=nk.Options(node_types={"ends": "float16"}))
 
 
+def test_a_backend_that_cannot_choose_types_says_so() -> None:
+    """Q/DQ simulation follows the encodings: a node type that it would ignore is a warning with the node's name."""
+    found = nk.check(network(), "cpu:qdq", options=nk.Options(node_types={"end": "float16"}))
+    assert [(p.rule, p.node) for p in found.problems] == [("node-type", "end")]
+
+
 # ------------------------------------------------------------------------------------------------ shapes and comparisons
 
 

@@ -55,14 +55,16 @@ class Backend(abc.ABC):
     """An accelerator. Subclass this when you own compile and open; subclass KernelBackend when you bring numpy kernels.
 
     ``name`` is what ``--backend`` takes; ``title`` one line for people; ``default_soc`` the SoC used when none is named;
-    ``static_shapes`` says that the chip's compiler needs every dimension fixed. ``plans_as`` names a backend whose op constraints
-    plan models for this one too (when it is installed). ``exports`` are the file formats that ``export`` writes, one line each.
+    ``static_shapes`` says that the chip's compiler needs every dimension fixed; ``chooses_types`` that nodes compute in the types
+    of ``Program.types``, whatever their tensors are stored in. ``plans_as`` names a backend whose op constraints plan models for
+    this one too (when it is installed). ``exports`` are the file formats that ``export`` writes, one line each.
     """
 
     name: str
     title: str = ""
     default_soc: str = ""
     static_shapes: bool = False
+    chooses_types: bool = False
     plans_as: str = ""
     exports: ClassVar[Mapping[str, str]] = {}
     _settings: Mapping[str, Any] | None = None

@@ -23,6 +23,8 @@ from npukit.graph import Graph, Node
 class KernelBackend(Backend):
     """A backend whose ops are numpy kernels. Supply ``kernels`` and, when the chip rounds in its own way, ``requantize``."""
 
+    chooses_types = True
+
     @abc.abstractmethod
     def kernels(self, soc: Soc) -> Mapping[str, Kernel]:
         """Op type -> kernel on this SoC; the key of an op outside the default domain has the domain in front (``Node.key``).

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -103,7 +103,18 @@ class Target:
         ``types`` are what nodes shall compute in where it is not what the backend plans.
         """
         found = self.rules.validate(graph, encodings, types=types, float_fallback=float_fallback)
-        return self.backend.judge(graph, encodings, self.soc, found)
+        return (*self.backend.judge(graph, encodings, self.soc, found), *self._without_effect(graph, encodings, types or {}))
+
+    def _without_effect(self, graph: Graph, encodings: Mapping[str, Encoding], types: Mapping[str, str]) -> Iterator[Problem]:
+        """A warning for every node that shall compute in a type which this backend does not choose node by node."""
+        if not types or self.backend.chooses_types or self.ignores_encodings:
+            return
+        planned = self.planner.types(graph, encodings, self.soc)
+        for node in graph.nodes:
+            asked = types.get(node.name, planned[node.name])
+            if asked != planned[node.name]:
+                message = f"{self.backend.name} computes every node as its encodings say: {asked} has no effect here"
+                yield Problem("warning", "node-type", node.name, node.op, "", message, f"give its tensors {asked} encodings")
 
     def types(self, graph: Graph, encodings: Mapping[str, Encoding], *, float_fallback: bool = False) -> dict[str, str]:
         """What each node computes in: "int", "float16" or "float32"; with ``float_fallback`` nodes without a kernel in float16."""

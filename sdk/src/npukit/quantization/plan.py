@@ -140,8 +140,7 @@ def bound_problems(
     types: Mapping[str, str],
     float_fallback: bool,
 ) -> tuple[Problem, ...]:
-    """``found``, the problems of a symbolic graph; with ``bindings`` those of the bound graphs too, and none about open dimensions.
-    """
+    """``found``, the problems of a symbolic graph; with ``bindings`` those of the bound graphs too, none about open dimensions."""
     bound = tuple(bindings)
     every = dict.fromkeys(p for p in found if not bound or p.rule != "dynamic-shape")
     for binding in bound:
