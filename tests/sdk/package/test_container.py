@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import random
+import re
 import struct
 import tracemalloc
 import zipfile
@@ -442,3 +443,33 @@ def test_codes_leave_as_they_came(package: Package, saved: Path) -> None:
     assert info_text(describe(package.graph, package.encodings)) == info_text(describe(read.graph, read.encodings))
     assert [(d.kind, d.name) for d in diff_packages(package, read)] == [("weight", "w")]
     assert diff_packages(read, read_package(saved)) == ()
+
+
+@pytest.mark.parametrize(
+    ("contract", "words"),
+    [
+        (b"[]", "must hold types, edges and bindings"),
+        (b'{"types":{},"edges":{}}', "must hold types, edges and bindings"),
+        (b'{"types":[],"edges":{},"bindings":[]}', "types and edges are objects"),
+        (b'{"types":{"nobody":"int"},"edges":{},"bindings":[]}', "node 'nobody'"),
+        (b'{"types":{},"edges":{"nowhere":{"dtype":"","layout":""}},"bindings":[]}', "no input or output"),
+        (b'{"types":{},"edges":{"x":{"dtype":""}},"bindings":[]}', "must have a dtype and a layout"),
+        (b'{"types":{},"edges":{"x":{"dtype":"","layout":"NHXC"}},"bindings":[]}', "no layout 'NHXC'"),
+        (b'{"types":{},"edges":{},"bindings":[{"N":0}]}', "sizes above 0"),
+        (b'{"types":{},"edges":{},"bindings":[{"N":true}]}', "sizes above 0"),
+        (b'{"types":{},"edges":{},"bindings":["N"]}', "sizes above 0"),
+        (b"not JSON", "contract.json is damaged"),
+    ],
+)
+def test_hostile_contracts(saved: Path, contract: bytes, words: str) -> None:
+    """A contract of another form, or about nodes and tensors that are not there, is refused in one line."""
+    rewrite(saved, lambda members: members.__setitem__("contract.json", contract))
+    with pytest.raises(PackageError, match=re.escape(words)):
+        read_package(saved)
+
+
+def test_a_package_of_this_version_has_a_contract(saved: Path) -> None:
+    """Only packages of the first version may lack one."""
+    rewrite(saved, lambda members: members.__delitem__("contract.json"))
+    with pytest.raises(PackageError, match=r"contract\.json is missing"):
+        read_package(saved)

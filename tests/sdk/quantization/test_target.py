@@ -268,6 +268,17 @@ def test_a_node_without_kernel_runs_in_float_only_when_asked() -> None:
         assert any("end" in node for node in session.metrics()["reference"])
 
 
+def test_a_backend_without_constraints_opens_anything() -> None:
+    """The rows that plan for it are no chip's: a package with weights on another axis runs in the simulation."""
+    weights = np.random.default_rng(0).standard_normal((4, 4, 1, 1)).astype(np.float32)
+    graph = make_graph([Node("Conv", "conv", ("x", "w"), ("y",))], {"x": ("float32", (1, 4, 2, 3))}, ["y"], {"w": weights})
+    grid = {"w": Encoding("int8", np.full(4, 0.05), axis=1, symmetric=True)}
+    made = nk.quantize(nk.Request(graph, overrides=grid), "cpu:qdq", data=samples(), options=nk.Options(strict=False))
+    assert made.report.problems
+    with nk.Session(made, "cpu:qdq") as session:
+        assert session.run(samples()[0])["y"].shape == (1, 4, 2, 3)
+
+
 def test_a_float_model_is_not_the_chips() -> None:
     """An int8 chip does not run a float model; the hint says what to do."""
     with pytest.raises(ConstraintError) as caught:
