@@ -136,6 +136,30 @@ def test_shared_bias() -> None:
     assert q.graph.origin_names["b:d"] == ("b",)
 
 
+def test_a_constant_in_every_role() -> None:
+    """One vector as bias of a convolution, bias of a normalization, addend and weight: each reader has a grid of its own kind."""
+    nodes = [
+        Node("Conv", "conv", ("x", "w", "v"), ("c",)),
+        Node("Add", "add", ("c", "v"), ("a",)),
+        Node("LayerNormalization", "norm", ("a", "g", "v"), ("n",)),
+    ]
+    image = {"x": ("float32", (4, 8, 1, 8))}
+    constants = weights(w=(8, 8, 1, 1), v=(8,), g=(8,), k=(8, 8))
+    flat = [*nodes, Node("Reshape", "flat", ("n", "shape"), ("f",)), Node("Gemm", "gemm", ("f", "k", "v"), ("y",))]
+    constants["shape"] = np.array([32, 8], np.int64)
+    graph = make_graph(flat, image, ["y"], constants)
+    data = [{"x": np.random.default_rng(i).standard_normal((4, 8, 1, 8)).astype(np.float32)} for i in range(4)]
+    made = nk.quantize(graph, backend="htp", data=data, registry=REGISTRY)
+    names = [node.inputs[2 if node.op != "Add" else 1] for node in made.graph.nodes if node.op != "Reshape"]
+    assert names == ["v", "v:add", "v:norm", "v:gemm"]
+    assert [made.encodings[n].dtype for n in names] == ["int32", "uint8", "int32", "int32"]
+    assert all(np.array_equal(made.graph.constant(n), constants["v"]) for n in names)
+    shared = nk.quantize(
+        nk.Request(graph, overrides={"v": Encoding("uint8", 0.05, 128)}), backend="htp", data=data, registry=REGISTRY
+    )
+    assert shared.encodings["v:add"].same_grid(Encoding("uint8", 0.05, 128))
+
+
 @pytest.mark.parametrize("source", ["path", "bytes"])
 def test_qdq_file(tmp_path: Path, source: str) -> None:
     """A file with Q/DQ nodes needs no data: its encodings are those of the result."""

@@ -14,6 +14,7 @@ from npukit.graph import Graph, Tensor, bind
 from npukit.legalize import Change, repair
 from npukit.quantization.options import Options
 from npukit.quantization.request import Source
+from npukit.quantization.roles import copy_per_role
 
 _GRIDS = frozenset(dtype for dtype, bits in INT_BITS.items() if bits <= 16)
 # Stands for a range that only data would tell: neither symmetric nor one-sided, so that no rule takes it for a special case.
@@ -37,10 +38,11 @@ class Task:
     @classmethod
     def prepare(cls, source: Source, target: Target, options: Options) -> Task:
         """The task of a model as it was read."""
-        prepared = _unshare_biases(target.prepare(source.graph))
+        copies = copy_per_role(target.prepare(source.graph), target.rules)
+        prepared, given = copies.graph, copies.spread(source.given)
         types = {**source.types, **_known_nodes(prepared, options.node_types)}
-        notes = (*source.notes, *vanished(prepared, source.given))
-        return cls.of(prepared, target, options, source.given, notes, types)
+        notes = (*source.notes, *vanished(prepared, given))
+        return cls.of(prepared, target, options, given, notes, types)
 
     @classmethod
     def of(
@@ -183,25 +185,6 @@ def _unmet(wished: str, plan: Plan, given: Mapping[str, Encoding]) -> tuple[str,
         return ()
     shown = ", ".join(f"{name} {dtype}" for name, dtype in sorted(others.items())[:5])
     return (f"{len(others)} of {len(plan.weights)} weights have no {wished} form here and get another type: {shown}",)
-
-
-def _unshare_biases(graph: Graph) -> Graph:
-    """Give every node that reads a shared constant vector as its third input a copy of its own.
-
-    The scale of a bias follows from its node's input and weight, so two nodes cannot share one.
-    """
-    seen: set[str] = set()
-    nodes, copies, origins = [], [], dict(graph.origin_names)
-    for node in graph.nodes:
-        name = node.input(2)
-        if name and name in seen and graph.tensor(name).is_constant and graph.tensor(name).is_float:
-            copy = f"{name}:{node.name}"
-            copies.append(attrs.evolve(graph.tensor(name), name=copy))
-            origins[copy] = (name,)
-            node = attrs.evolve(node, inputs=(*node.inputs[:2], copy, *node.inputs[3:]))
-        seen.add(name)
-        nodes.append(node)
-    return graph.evolve(nodes=tuple(nodes), origin_names=origins).with_tensors(copies) if copies else graph
 
 
 def _range_of(tensor: Tensor) -> Range:
