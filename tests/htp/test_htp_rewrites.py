@@ -14,6 +14,7 @@ CONSTANTS = {
     "inverse": np.array([1 / np.sqrt(2)], np.float32),
     "one": np.array(1, np.float32),
     "half": np.array(0.5, np.float32),
+    "two": np.array([2.0], np.float32),
     "third": np.array(0.333, np.float32),
 }
 
@@ -33,6 +34,20 @@ FORMS = {
         ("Mul", "x", "a", "m"),
         ("Mul", "m", "half", "y"),
     ),
+    "half and sum first": build(
+        ("Div", "x", "root", "d"),
+        ("Erf", "d", "", "e"),
+        ("Add", "e", "one", "a"),
+        ("Mul", "half", "a", "h"),
+        ("Mul", "x", "h", "y"),
+    ),
+    "divided by two": build(
+        ("Div", "x", "root", "d"),
+        ("Erf", "d", "", "e"),
+        ("Add", "e", "one", "a"),
+        ("Mul", "a", "x", "m"),
+        ("Div", "m", "two", "y"),
+    ),
     "half first": build(
         ("Mul", "x", "inverse", "d"),
         ("Erf", "d", "", "e"),
@@ -50,7 +65,7 @@ def run(graph: Graph, x: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("form", FORMS)
 def test_gelu_is_put_together(form: str, rng: np.random.Generator) -> None:
-    """Both orders that exporters write become one Gelu with the same values and the same output name."""
+    """The orders and groupings that exporters write become one Gelu with the same values and the same output name."""
     graph = FORMS[form]
     fused = HtpBackend().prepare(graph)
     assert [(node.op, node.outputs) for node in fused.nodes] == [("Gelu", ("y",))]

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 
 from npukit.graph import Graph, Node
 
 _GELU_OPSET = 20
+_DEPTH = 4  # products around a Gelu's factor that are looked through
 
 
 def fuse_gelu(graph: Graph) -> Graph:
-    """Replace x/2 * (1 + erf(x / sqrt 2)), in either order of multiplication, by Gelu: the HTP has Gelu and no Erf.
+    """Replace x/2 * (1 + erf(x / sqrt 2)), its factors in any order and grouping, by Gelu: the HTP has Gelu and no Erf.
 
     The output keeps its name. The nodes inside stay until remove_dead_nodes, because others may read them.
     """
@@ -30,17 +32,38 @@ def _match(graph: Graph, erf: Node) -> tuple[str, Node, Node] | None:
     plus_one = _reader(graph, erf.outputs[0], "Add")
     if x is None or plus_one is None or _value(graph, _other(plus_one, erf.outputs[0])) != 1:
         return None
-    product = _reader(graph, plus_one.outputs[0], "Mul")
-    if product is None:
-        return None
-    factor = _other(product, plus_one.outputs[0])
-    half = graph.producers.get(factor)
-    if half is not None and _times(graph, half, 0.5) == x:
-        return x, erf, product
-    last = _reader(graph, product.outputs[0], "Mul")
-    if factor == x and last is not None and _times(graph, last, 0.5) == product.outputs[0]:
-        return x, erf, last
+    last = _product(graph, plus_one.outputs[0], x)
+    return None if last is None else (x, erf, last)
+
+
+def _product(graph: Graph, name: str, x: str) -> Node | None:
+    """The node behind ``name`` that has multiplied it by x / 2, in any order and grouping; None when there is none."""
+    factor, others = 1.0, Counter[str]()
+    while others.total() <= 1:
+        node = _reader(graph, name, "Mul") or _reader(graph, name, "Div")
+        if node is None or (node.op == "Div" and node.inputs[0] != name):
+            return None
+        number, tensors = _factors(graph, _other(node, name), x)
+        if node.op == "Div" and (tensors or not number):
+            return None
+        factor, others = factor * (number if node.op == "Mul" else 1 / number), others + tensors
+        if others == Counter([x]) and math.isclose(factor, 0.5, rel_tol=1e-4):
+            return node
+        name = node.outputs[0]
     return None
+
+
+def _factors(graph: Graph, name: str, x: str, depth: int = 0) -> tuple[float, Counter[str]]:
+    """A tensor as a number times other tensors; ``x``, and what is made of more than a few products, is not taken apart."""
+    value, node = _value(graph, name), graph.producers.get(name)
+    if value is not None:
+        return value, Counter()
+    if name == x or node is None or depth > _DEPTH or node.op not in ("Mul", "Div") or len(node.inputs) != 2:
+        return 1.0, Counter([name])
+    (a, left), (b, right) = (_factors(graph, n, x, depth + 1) for n in node.inputs)
+    if node.op == "Div":
+        return (a / b, left) if b and not right else (1.0, Counter([name]))
+    return a * b, left + right
 
 
 def _reader(graph: Graph, name: str, op: str) -> Node | None:
