@@ -25,7 +25,7 @@ class Copies:
     biases: frozenset[str]
 
     def spread(self, given: Mapping[str, Encoding]) -> dict[str, Encoding]:
-        """Encodings that name a shared constant, for those of its roles that they fit: int32 for biases, other types for the rest."""
+        """Encodings that name a shared constant, for the roles that they fit: int32 for biases, other types for the rest."""
         found = dict(given)
         for name, every in self.names.items():
             encoding = found.pop(name, None)
