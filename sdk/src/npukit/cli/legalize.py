@@ -54,9 +54,11 @@ def run(args: argparse.Namespace, console: Console) -> int:
     guessed = sorted(found.unknown & {c.tensor for c in found.changes})
     if guessed:
         lines.append(f"note: {len(guessed)} of the new grids need a range: npukit quantize --legalize --data D makes them")
-    if output is not None:
+    if output is not None and found.legal:
         found.package().save(output)
         lines.append(f"{output}: written")
+    elif output is not None:
+        lines.append(f"{output}: not written, the model is still refused")
     if overrides is not None:
         write_text(overrides, write_encodings(found.overrides, found.graph))
         lines.append(f"{overrides}: {len(found.overrides)} encodings")
