@@ -160,6 +160,24 @@ def test_a_constant_in_every_role() -> None:
     assert shared.encodings["v:add"].same_grid(Encoding("uint8", 0.05, 128))
 
 
+def test_a_package_is_quantized_anew(tmp_path: Path) -> None:
+    """Types that are asked for take effect on a package: its overrides stay, all else is calibrated; without any it stays whole."""
+    wide = Encoding("uint16", 0.001, 100, origin="override")
+    name = GRAPH.outputs[0]
+    quantized(overrides={name: wide}).save(tmp_path / "m.dlc", keep_float=True)
+    narrow = quantized(tmp_path / "m.dlc", options=nk.Options(weights="int4"))
+    weights = [e for n, e in narrow.encodings.items() if narrow.graph.tensor(n).is_constant and e.bits < 32]
+    assert weights
+    assert {e.dtype for e in weights} == {"int4"}
+    assert narrow.encodings[name].same_grid(wide)
+    assert any("weights asked for" in note for note in narrow.report.notes)
+    with pytest.raises(DataError, match="need a range"):
+        nk.quantize(tmp_path / "m.dlc", options=nk.Options(activations="uint16"), registry=REGISTRY)
+    same = nk.quantize(tmp_path / "m.dlc", registry=REGISTRY)
+    assert same.encodings.keys() == nk.read_package(tmp_path / "m.dlc").encodings.keys()
+    assert all(e.same_grid(same.encodings[n]) for n, e in nk.read_package(tmp_path / "m.dlc").encodings.items())
+
+
 @pytest.mark.parametrize("source", ["path", "bytes"])
 def test_qdq_file(tmp_path: Path, source: str) -> None:
     """A file with Q/DQ nodes needs no data: its encodings are those of the result."""

@@ -49,6 +49,12 @@ class Options:
     edges: Mapping[str, Edge] = attrs.field(factory=dict)
     bindings: tuple[Mapping[str, int], ...] = attrs.field(default=(), converter=_bindings)
 
+    def decisions(self) -> tuple[str, ...]:
+        """The options that decide about encodings and are not left as they are by default."""
+        default = Options()
+        names = ("activations", "weights", "per_channel", "calibration", "percentile")
+        return tuple(name for name in names if getattr(self, name) != getattr(default, name))
+
     def precision(self, default: Precision) -> Precision:
         """``default`` with the types that are asked for here."""
         return attrs.evolve(

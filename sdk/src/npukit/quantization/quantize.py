@@ -20,7 +20,7 @@ from npukit.quantization.finish import finish
 from npukit.quantization.optimize import Job, Judge, Optimizer, choose
 from npukit.quantization.options import Options
 from npukit.quantization.plan import Task
-from npukit.quantization.request import read_source, resolve
+from npukit.quantization.request import Source, read_source, resolve
 from npukit.quantization.result import Quantized
 
 
@@ -43,7 +43,8 @@ def quantize(
     of its own; "" is the one that a package was made for, else the default. ``data``: calibration samples, anything that
     ``open_data`` takes, or a Profile; not needed when overrides or fixed grids decide everything. ``optimize`` names optimizers
     ("cle,adaround") that run in that order before the last calibration, configured by ``config`` (a YAML file or its content), on
-    ``engine`` (npukit's own by default).
+    ``engine`` (npukit's own by default). A package keeps its encodings, unless ``options`` ask for types or a calibration: then
+    only its overrides stay.
 
     Raises ConstraintError with all problems when the result is not legal and ``options.strict``; EncodingError for overrides that
     match no tensor unless the request is lenient; DataError for bad data; ModelError for a bad model; UsageError for unknown names.
@@ -52,6 +53,7 @@ def quantize(
     registry = registry or Registry.load()
     origin = read_source(source, registry=registry)
     target = resolve(backend, origin, registry)
+    origin = _free_for(options, origin)
     observer = find_observer(options.calibration, registry.observers())
     optimizers = choose(optimize, registry, config=config, engine=engine)
     task = Task.prepare(origin, target, options)
@@ -66,6 +68,16 @@ def quantize(
         changes, encodings = task.legal(encodings)
     names = [optimizer.name for optimizer in optimizers]
     return finish(task, origin, encodings, changes=changes, history=history, optimizers=names)
+
+
+def _free_for(options: Options, origin: Source) -> Source:
+    """A package with its overrides only, when types or a calibration are asked for: everything else is decided anew."""
+    asked = options.decisions()
+    if origin.manifest is None or not asked:
+        return origin
+    kept = {n: e for n, e in origin.encodings.items() if e.origin == "override"}
+    note = f"{', '.join(asked)} asked for: {len(kept)} of the package's {len(origin.encodings)} encodings are overrides and stay"
+    return attrs.evolve(origin, encodings=kept, notes=(*origin.notes, note))
 
 
 def _optimized(task: Task, optimizers: Sequence[Optimizer], calibration: Calibration, on_event: OnEvent) -> tuple[Task, Graph]:
