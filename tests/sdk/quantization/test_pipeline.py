@@ -173,6 +173,11 @@ def test_a_package_is_quantized_anew(tmp_path: Path) -> None:
     assert any("weights asked for" in note for note in narrow.report.notes)
     with pytest.raises(DataError, match="need a range"):
         nk.quantize(tmp_path / "m.dlc", options=nk.Options(activations="uint16"), registry=REGISTRY)
+    refused = nk.check(tmp_path / "m.dlc", "htp:v66", options=nk.Options(weights="int16"), registry=REGISTRY)
+    assert nk.check(tmp_path / "m.dlc", "htp:v66", registry=REGISTRY).problems != refused.problems
+    found = compare(tmp_path / "m.dlc", ["htp"], data=DATA, options=nk.Options(weights="int4"), registry=REGISTRY)
+    assert found.encodings["htp"].keys() == narrow.encodings.keys()
+    assert all(e.dtype == narrow.encodings[n].dtype for n, e in found.encodings["htp"].items())
     same = nk.quantize(tmp_path / "m.dlc", registry=REGISTRY)
     assert same.encodings.keys() == nk.read_package(tmp_path / "m.dlc").encodings.keys()
     assert all(e.same_grid(same.encodings[n]) for n, e in nk.read_package(tmp_path / "m.dlc").encodings.items())

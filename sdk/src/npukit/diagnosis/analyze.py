@@ -24,7 +24,7 @@ from npukit.errors import UsageError
 from npukit.events import Event, OnEvent, ignore
 from npukit.graph import Graph
 from npukit.plugins import Registry
-from npukit.quantization import Options, Quantized, Source, quantize, read_source, resolve
+from npukit.quantization import Options, Quantized, Source, freed, quantize, read_source, resolve
 from npukit.quantization.optimize import ENGINE
 
 _CODES_ONLY = (
@@ -116,7 +116,9 @@ def analyze(
         return quantize(asked, target, data=samples, registry=registry, on_event=on_event, **how)
 
     packaged = origin.manifest is not None
-    model = origin if packaged and origin.overrides is None else make(origin.given, options=options)
+    anew = origin.overrides is not None or bool(options.decisions())
+    origin = freed(origin, options)
+    model = origin if packaged and not anew else make(origin.given, options=options)
     graph, encodings = model.graph, _in_use(model)
     batches = open_data(data, graph, limit=options.limit)
     survey = _Survey(graph, encodings)

@@ -93,9 +93,10 @@ def compare(
     emulators = {label for label, target in targets.items() if isinstance(target.backend, KernelBackend)}
     if kernels and not emulators:
         raise UsageError(f"none of {', '.join(targets)} has kernels to choose from", hint=KERNELS_HINT)
+    anew = origin.overrides is not None or (origin.manifest is not None and bool(options.decisions()))
     models: dict[str, Source | Quantized] = {}
     for label, target in targets.items():
-        ready = target.ignores_encodings or (origin.encodings and origin.overrides is None)
+        ready = target.ignores_encodings or (origin.encodings and not anew)
         samples = data if calibration is None else calibration
         made = origin if ready else quantize(origin, target, data=samples, options=options, registry=registry, on_event=on_event)
         models[label] = made

@@ -7,7 +7,7 @@ from npukit.quantization.legalize import Legalized, legalize
 from npukit.quantization.optimize import Job, Judge, Optimizer
 from npukit.quantization.options import Options
 from npukit.quantization.quantize import quantize
-from npukit.quantization.request import Request, Source, read_source, resolve
+from npukit.quantization.request import Request, Source, freed, read_source, resolve
 from npukit.quantization.result import CheckResult, Quantized, Report
 from npukit.quantization.session import open_session
 
@@ -24,6 +24,7 @@ __all__ = [
     "Source",
     "check",
     "convert",
+    "freed",
     "legalize",
     "open_session",
     "profile",

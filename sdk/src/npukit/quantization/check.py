@@ -8,7 +8,7 @@ from npukit.backend import Backend, Problem, Target
 from npukit.plugins import Registry
 from npukit.quantization.options import Options
 from npukit.quantization.plan import Task, bound_problems
-from npukit.quantization.request import Source, read_source, resolve
+from npukit.quantization.request import Source, freed, read_source, resolve
 from npukit.quantization.result import CheckResult
 from npukit.quantization.settings import default_settings, idle_settings
 
@@ -19,14 +19,15 @@ def check(
     """Say from the model alone, without data, whether a backend would accept it, with all problems at once.
 
     A float model is judged as ``quantize`` with the same options would make it; a package as it is, unless the request has
-    overrides.
+    overrides or ``options`` ask for types.
     """
     options = options or Options()
     registry = registry or Registry.load()
     origin = read_source(source, registry=registry)
     target = resolve(backend, origin, registry)
-    if origin.manifest is not None and origin.overrides is None:
+    if origin.manifest is not None and origin.overrides is None and not options.decisions():
         return _package(origin, target, options)
+    origin = freed(origin, options)
     task = Task.prepare(origin, target, options)
     encodings = task.encodings(task.placeholders())
     bindings = options.bindings or origin.bindings

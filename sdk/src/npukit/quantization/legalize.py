@@ -18,7 +18,7 @@ from npukit.plugins import Registry
 from npukit.quantization.finish import make_manifest
 from npukit.quantization.options import Options
 from npukit.quantization.plan import Task
-from npukit.quantization.request import read_source, resolve
+from npukit.quantization.request import freed, read_source, resolve
 from npukit.quantization.result import Quantized, Report
 from npukit.quantization.settings import idle_settings
 
@@ -90,6 +90,7 @@ def legalize(
     registry = registry or Registry.load()
     origin = read_source(source, registry=registry)
     target = resolve(backend, origin, registry)
+    origin = freed(origin, options)
     task = Task.prepare(origin, target, options)
     observed = set(task.unknown())
     changes, encodings = task.legal(task.encodings(task.placeholders()))

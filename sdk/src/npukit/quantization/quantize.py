@@ -20,7 +20,7 @@ from npukit.quantization.finish import finish
 from npukit.quantization.optimize import Job, Judge, Optimizer, choose
 from npukit.quantization.options import Options
 from npukit.quantization.plan import Task
-from npukit.quantization.request import Source, read_source, resolve
+from npukit.quantization.request import freed, read_source, resolve
 from npukit.quantization.result import Quantized
 
 
@@ -53,7 +53,7 @@ def quantize(
     registry = registry or Registry.load()
     origin = read_source(source, registry=registry)
     target = resolve(backend, origin, registry)
-    origin = _free_for(options, origin)
+    origin = freed(origin, options)
     observer = find_observer(options.calibration, registry.observers())
     optimizers = choose(optimize, registry, config=config, engine=engine)
     task = Task.prepare(origin, target, options)
@@ -68,16 +68,6 @@ def quantize(
         changes, encodings = task.legal(encodings)
     names = [optimizer.name for optimizer in optimizers]
     return finish(task, origin, encodings, changes=changes, history=history, optimizers=names)
-
-
-def _free_for(options: Options, origin: Source) -> Source:
-    """A package with its overrides only, when types or a calibration are asked for: everything else is decided anew."""
-    asked = options.decisions()
-    if origin.manifest is None or not asked:
-        return origin
-    kept = {n: e for n, e in origin.encodings.items() if e.origin == "override"}
-    note = f"{', '.join(asked)} asked for: {len(kept)} of the package's {len(origin.encodings)} encodings are overrides and stay"
-    return attrs.evolve(origin, encodings=kept, notes=(*origin.notes, note))
 
 
 def _optimized(task: Task, optimizers: Sequence[Optimizer], calibration: Calibration, on_event: OnEvent) -> tuple[Task, Graph]:

@@ -16,6 +16,7 @@ from npukit.errors import UsageError
 from npukit.graph import Graph, load, source_hash
 from npukit.package import Manifest, Package, is_package, read_package
 from npukit.plugins import DEFAULT_BACKEND, Registry
+from npukit.quantization.options import Options
 from npukit.quantization.result import Quantized
 
 
@@ -135,3 +136,13 @@ def resolve(backend: str | Backend | Target, source: Source, registry: Registry,
     """
     made_for = source.manifest.selection if source.manifest is not None else None
     return registry.target(backend, made_for=made_for, default=default)
+
+
+def freed(source: Source, options: Options) -> Source:
+    """A package with its overrides only, when types or a calibration are asked for: everything else is decided anew."""
+    asked = options.decisions()
+    if source.manifest is None or not source.encodings or not asked:
+        return source
+    kept = {n: e for n, e in source.encodings.items() if e.origin == "override"}
+    note = f"{', '.join(asked)} asked for: {len(kept)} of the package's {len(source.encodings)} encodings are overrides and stay"
+    return attrs.evolve(source, encodings=kept, notes=(*source.notes, note))
