@@ -60,6 +60,8 @@ def test_resolve(tmp_path: Path) -> None:
     assert registry.resolve("htp", soc="v79")[1].arch == "v79"
     (tmp_path / "s.yaml").write_text("- {name: NEW, arch: v99}\n")
     assert registry.resolve("htp:new", soc_file=tmp_path / "s.yaml")[1].arch == "v99"
+    backend = registry.resolve("htp")[0]
+    assert registry.target(backend, soc="new", soc_file=tmp_path / "s.yaml").soc.arch == "v99"
     with pytest.raises(UsageError, match="two SoCs"):
         registry.resolve("htp:sm8650", soc="sm8750")
     with pytest.raises(UsageError, match="did you mean 'htp'"):

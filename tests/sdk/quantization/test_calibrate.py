@@ -230,3 +230,7 @@ def test_an_observer_with_a_memory_of_its_own(tmp_path: Path) -> None:
     # Cut to what was seen: the range is [-6, 4], the peak 6.
     assert Profile.load(tmp_path / "p.npz").range("y", peak, "uint8") == Range(0.0, 4.0)
     assert merged.tensors["y"].memory["peak"]["peak"] == 6
+    with pytest.raises(UsageError, match="'peak' remembers"):
+        halves[0].merge(halves[1])
+    with pytest.raises(DataError, match="made without calibration method 'peak'"):
+        observe(GRAPH, data, ["y"]).range("y", peak, "uint8")

@@ -258,6 +258,8 @@ def test_float_fallback() -> None:
     made = nk.quantize(graph, backend="lesser", data=DATA, options=options, registry=registry)
     with nk.Session(made, registry=registry) as session:
         assert session.run(DATA[0])["y"].shape == (1, 4, 7, 7)
+    again = nk.quantize(made, backend="lesser", data=DATA, registry=registry)
+    assert nk.check(again, backend="lesser", registry=registry).verdict == "accepted"  # what was asked for stays asked for
 
 
 def test_encodings_have_json_safe_history() -> None:

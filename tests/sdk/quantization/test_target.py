@@ -351,6 +351,30 @@ def test_node_types() -> None:
     assert made.package.types == {"conv": "int", "end": "float16"}
     with pytest.raises(UsageError, match="no node 'ends'"):
         nk.check(network(), Npu(), options=nk.Options(node_types={"ends": "float16"}))
+    again = nk.quantize(made, Npu(), data=samples(), options=nk.Options(strict=False))
+    assert again.package.types == made.package.types
+    assert dict(again.package.manifest.options["node_types"]) == {"end": "float16"}
+
+
+def test_node_types_of_a_package() -> None:
+    """A type that is asked of a package's node is judged too; a manifest that is no mapping there is refused in one line."""
+    made = nk.quantize(network(), Npu(), data=samples())
+    assert nk.check(made, Npu()).verdict == "accepted"
+    assert nk.check(made, Npu(), options=nk.Options(node_types={"end": "float16"})).verdict == "refused"
+    with pytest.raises(UsageError, match="no node 'ends'"):
+        nk.check(made, Npu(), options=nk.Options(node_types={"ends": "float16"}))
+    manifest = attrs.evolve(made.package.manifest, options={"node_types": 3})
+    with pytest.raises(DataError, match="node_types is 3"):
+        nk.check(attrs.evolve(made.package, manifest=manifest), Npu())
+
+
+def test_shapes_stay_exact_without_kernels() -> None:
+    """A size is computed exactly where a chip that has no such op goes on in float16, which knows no 2049."""
+    nodes = [Node("Shape", "shape", ("x",), ("s",)), Node("Reshape", "end", ("x", "s"), ("y",))]
+    graph = make_graph(nodes, {"x": ("float32", (1, 2049))}, ["y"])
+    types = registry().target("npu").types(graph, {}, float_fallback=True)
+    assert types.get("shape") != "float16"
+    assert types["end"] == "float16"
 
 
 def test_a_backend_that_cannot_choose_types_says_so() -> None:

@@ -15,7 +15,7 @@ from npukit.backend.rules import Rules
 from npukit.backend.scheme import Scheme
 from npukit.backend.session import Program
 from npukit.encoding import Encoding
-from npukit.graph import Graph
+from npukit.graph import Graph, host_nodes
 
 
 @attrs.frozen
@@ -119,8 +119,11 @@ class Target:
     def types(self, graph: Graph, encodings: Mapping[str, Encoding], *, float_fallback: bool = False) -> dict[str, str]:
         """What each node computes in: "int", "float16" or "float32"; with ``float_fallback`` nodes without a kernel in float16."""
         planned = dict(self.planner.types(graph, encodings, self.soc))
-        missing = [n.name for n in graph.nodes if not self.planner.supports(n.op, n.domain, self.soc)] if float_fallback else []
-        return planned | dict.fromkeys(missing, "float16")
+        if not float_fallback:
+            return planned
+        host = host_nodes(graph)  # shapes are exact: they are computed by ONNX's own definition, never in float16
+        nodes = [n for n in graph.nodes if n.name not in host]
+        return planned | {n.name: "float16" for n in nodes if not self.planner.supports(n.op, n.domain, self.soc)}
 
     def estimate(self, graph: Graph, encodings: Mapping[str, Encoding]) -> tuple[OpCost, ...]:
         """What every node costs."""

@@ -11,7 +11,7 @@ import numpy as np
 
 from npukit.calibration.histogram import SUB, Histogram
 from npukit.encoding import INT_BITS, Array
-from npukit.errors import UsageError, did_you_mean
+from npukit.errors import DataError, UsageError, did_you_mean
 
 _LEVELS = 128  # of the KL search: the magnitudes of an 8-bit signed grid
 _GAMMA = 3.0  # weight of the saturation error, as in AIMET's "tf_enhanced" scheme
@@ -87,7 +87,15 @@ class Observer(abc.ABC):
 
 
 def chosen(observer: Observer, seen: Seen, dtype: str, percentile: float = 99.99) -> Range:
-    """The range that an observer chooses, within what was seen."""
+    """The range that an observer chooses, within what was seen.
+
+    Raises DataError when the observer keeps a memory of its own and the profile was made without it.
+    """
+    if observer.name not in seen.memory and observer.begin():
+        hint = "make the profile again with the plugin of this method"
+        raise DataError(
+            f"the profile was made without calibration method '{observer.name}', which keeps more than a histogram", hint=hint
+        )
     full = seen.full
     if full.low == full.high == 0.0:
         return full

@@ -43,12 +43,18 @@ class Profile:
     def merge(self, other: Profile, observers: Iterable[Observer] = ()) -> Profile:
         """What both saw, as if the data had been seen in one go; ``observers`` are those with a memory of their own.
 
-        Raises DataError when the profiles are of different tensors.
+        Raises DataError when the profiles are of different tensors, UsageError when they remember something for an observer that is
+        not among ``observers``.
         """
         apart = sorted(self.tensors.keys() ^ other.tensors.keys())
         if apart:
             raise DataError(f"the profiles are of different models: only one has tensor '{apart[0]}'")
         known = {observer.name: observer for observer in observers}
+        strange = sorted(
+            {name for seen in (*self.tensors.values(), *other.tensors.values()) for name in seen.memory} - known.keys()
+        )
+        if strange:
+            raise UsageError(f"the profiles keep what method '{strange[0]}' remembers, which only its observer can merge")
         merged = {n: _merged(self.tensors[n], other.tensors[n], known) for n in self.tensors}
         return Profile(merged, self.samples + other.samples)
 

@@ -84,7 +84,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
             _summarize(results, chip, console)
         else:
             _write(results, names, chip, target, args.format, console)
-        _note_idle(chip, session, batches, open_on, console)
+        _note_idle(chip, session, batches, open_on, args.native, console)
     return 0
 
 
@@ -95,7 +95,9 @@ def note_problems(session: Session, console: Console) -> None:
         console.note(problems_text(errors))
 
 
-def _note_idle(chip: Target, session: Session, batches: Batches, open_on: Callable[[Target], Session], console: Console) -> None:
+def _note_idle(
+    chip: Target, session: Session, batches: Batches, open_on: Callable[[Target], Session], native: bool, console: Console
+) -> None:
     """Say of a setting that it changes nothing in the results of the first sample."""
     import numpy as np
 
@@ -106,7 +108,7 @@ def _note_idle(chip: Target, session: Session, batches: Batches, open_on: Callab
     for name in chip.changed("results"):
         feeds = next(iter(batches))
         with open_on(chip.with_default(name)) as other:
-            pairs = zip(session.run(feeds).values(), other.run(feeds).values(), strict=True)
+            pairs = zip(session.run(feeds, native=native).values(), other.run(feeds, native=native).values(), strict=True)
             if all(np.array_equal(a, b) for a, b in pairs):
                 console.note(f"note: setting '{name}' = {chip.settings[name]} changed nothing in the outputs of the first sample")
 

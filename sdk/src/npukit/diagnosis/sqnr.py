@@ -27,8 +27,8 @@ def decibels_of(signal: float, noise: float) -> float:
     return float("-inf") if signal == 0 or not np.isfinite(noise) else 10 * float(np.log10(signal / noise))
 
 
-def powers(name: str, wanted: Array, got: Array) -> tuple[float, float]:
-    """(sum x^2, sum (x - y)^2) of one tensor in one sample.
+def noise_power(name: str, wanted: Array, got: Array) -> float:
+    """sum (x - y)^2 of one tensor in one sample.
 
     Raises DataError when the shapes differ or there are no elements: no noise over no elements is not a perfect result.
     """
@@ -37,8 +37,14 @@ def powers(name: str, wanted: Array, got: Array) -> tuple[float, float]:
         raise DataError(message, hint="a shape is computed from quantized values: bind it with --onnx-define-symbol or --batch")
     if not wanted.size:
         raise DataError(f"tensor '{name}' is empty, its shape is {list(wanted.shape)}: there is nothing to compare")
-    x, y = np.asarray(wanted, np.float64).ravel(), np.asarray(got, np.float64).ravel()
-    return float(x @ x), float((x - y) @ (x - y))
+    error = np.subtract(wanted, got, dtype=np.float64).ravel()
+    return float(error @ error)
+
+
+def powers(name: str, wanted: Array, got: Array) -> tuple[float, float]:
+    """(sum x^2, sum (x - y)^2) of one tensor in one sample. Raises what ``noise_power`` raises."""
+    noise, x = noise_power(name, wanted, got), np.asarray(wanted, np.float64).ravel()
+    return float(x @ x), noise
 
 
 def total_powers(
@@ -117,7 +123,7 @@ class Meter:
         """The float values and those of a label, of one sample."""
         for name in self.names:
             if wanted[name].size or got[name].size or name in self._refuse:
-                self._noise[label][name] += powers(name, wanted[name], got[name])[1]
+                self._noise[label][name] += noise_power(name, wanted[name], got[name])
 
     def rows(self, graph: Graph) -> list[TensorRow]:
         """The SQNR of every tensor that had elements."""

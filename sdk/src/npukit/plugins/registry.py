@@ -80,13 +80,7 @@ class Registry:
         if inline and soc and inline.lower() != soc.lower():
             raise UsageError(f"two SoCs are named: '{inline}' in --backend and '{soc}'", hint="give one of them")
         backend = self._backend(name)
-        wanted = inline or soc
-        if soc_file is not None:
-            extra = _read_socs(Path(soc_file))
-            for row in extra:
-                if not wanted or row.name.lower() == wanted.lower():
-                    return backend, row
-        return backend, backend.soc(wanted)
+        return backend, _soc(backend, inline or soc, soc_file)
 
     def target(
         self,
@@ -115,7 +109,7 @@ class Registry:
         elif not soc and ":" not in name and self._shares_chips(name, past):
             soc = past.soc
         if isinstance(selector, Backend):
-            backend, chip = selector, selector.soc(soc)
+            backend, chip = selector, _soc(selector, soc, soc_file)
         else:
             backend, chip = self.resolve(name, soc=soc, soc_file=soc_file)
         return Target.of(backend, chip, self.planner(backend), given)
@@ -200,6 +194,12 @@ class Registry:
         for result in self._manager.subset_hook_caller(hook, others)():
             found += result if isinstance(result, Iterable) else [result]
         return tuple(found)
+
+
+def _soc(backend: Backend, name: str, soc_file: str | os.PathLike[str] | None) -> Soc:
+    """The SoC called ``name``, of a file first; without a name the first one of the file, or the backend's default."""
+    rows = _read_socs(Path(soc_file)) if soc_file is not None else ()
+    return next((row for row in rows if not name or row.name.lower() == name.lower()), None) or backend.soc(name)
 
 
 def _read_socs(path: Path) -> tuple[Soc, ...]:

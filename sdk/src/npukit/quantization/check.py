@@ -7,7 +7,7 @@ from typing import Any
 from npukit.backend import Backend, Problem, Target
 from npukit.plugins import Registry
 from npukit.quantization.options import Options
-from npukit.quantization.plan import Task, bound_problems
+from npukit.quantization.plan import Task, bound_problems, known_nodes
 from npukit.quantization.request import Source, freed, read_source, resolve
 from npukit.quantization.result import CheckResult
 from npukit.quantization.settings import default_settings, idle_settings
@@ -31,17 +31,20 @@ def check(
     task = Task.prepare(origin, target, options)
     encodings = task.encodings(task.placeholders())
     bindings = options.bindings or origin.bindings
-    problems = bound_problems(task.problems(encodings), target, task.graph, encodings, bindings, task.types, options.float_fallback)
+    problems = bound_problems(
+        task.problems(encodings), target, task.graph, encodings, bindings, task.types, task.options.float_fallback
+    )
     notes = (*task.notes, *idle_settings(task, origin))
     return CheckResult(target.backend.name, target.soc, len(task.graph.nodes), problems, notes)
 
 
 def _package(origin: Source, target: Target, options: Options) -> CheckResult:
     fallback = options.float_fallback or origin.float_fallback
+    types = {**origin.types, **known_nodes(origin.graph, options.node_types)}
 
     def judged(judge: Target) -> tuple[Problem, ...]:
-        found = judge.problems(origin.graph, origin.encodings, types=origin.types, float_fallback=fallback)
-        return bound_problems(found, judge, origin.graph, origin.encodings, origin.bindings, origin.types, fallback)
+        found = judge.problems(origin.graph, origin.encodings, types=types, float_fallback=fallback)
+        return bound_problems(found, judge, origin.graph, origin.encodings, origin.bindings, types, fallback)
 
     problems = judged(target)
     idle = [name for name in target.changed("legality") if judged(target.with_default(name)) == problems]

@@ -94,8 +94,8 @@ def legalize(
     task = Task.prepare(origin, target, options)
     observed = set(task.unknown())
     changes, encodings = task.legal(task.encodings(task.placeholders()))
-    types = {**target.types(task.graph, encodings, float_fallback=options.float_fallback), **task.types}
-    manifest = make_manifest(origin, target, options, history)
+    types = {**target.types(task.graph, encodings, float_fallback=task.options.float_fallback), **task.types}
+    manifest = make_manifest(origin, target, task.options, history)
     return Legalized(
         target.backend.name,
         target.soc,

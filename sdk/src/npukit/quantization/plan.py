@@ -40,7 +40,9 @@ class Task:
         """The task of a model as it was read."""
         copies = copy_per_role(target.prepare(source.graph), target.rules)
         prepared, given = copies.graph, copies.spread(source.given)
-        types = {**source.types, **_known_nodes(prepared, options.node_types)}
+        types = {**source.types, **known_nodes(prepared, options.node_types)}
+        fallback = options.float_fallback or source.float_fallback
+        options = attrs.evolve(options, node_types=types, float_fallback=fallback)  # what a package was made with stays asked for
         notes = (*source.notes, *vanished(prepared, given))
         return cls.of(prepared, target, options, given, notes, types)
 
@@ -165,7 +167,8 @@ def _shapes(graph: Graph, given: Mapping[str, Encoding]) -> tuple[str, ...]:
     return (f"{len(names)} encodings {what}: {', '.join(names[:5])}",) if names else ()
 
 
-def _known_nodes(graph: Graph, types: Mapping[str, str]) -> Mapping[str, str]:
+def known_nodes(graph: Graph, types: Mapping[str, str]) -> Mapping[str, str]:
+    """``types`` as they are. Raises UsageError when one is of a node that is not there."""
     names = {node.name for node in graph.nodes}
     for name in types:
         if name not in names:

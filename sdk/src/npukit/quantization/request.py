@@ -12,7 +12,7 @@ import attrs
 from npukit.backend import Backend, Edge, Target
 from npukit.encoding import Encoding
 from npukit.encoding.formats import extract_qdq, read_encodings
-from npukit.errors import UsageError
+from npukit.errors import DataError, UsageError
 from npukit.graph import Graph, load, source_hash
 from npukit.package import Manifest, Package, is_package, read_package
 from npukit.plugins import DEFAULT_BACKEND, Registry
@@ -104,13 +104,16 @@ def _read(request: Request, registry: Registry) -> Source:
 
 def _of_package(package: Package) -> Source:
     manifest = package.manifest
+    asked = manifest.options.get("node_types")
+    if asked is not None and not isinstance(asked, Mapping):
+        raise DataError(f"the package's manifest is damaged: node_types is {asked!r}, not a mapping of node to type")
     return Source(
         package.graph,
         package.encodings,
         manifest=manifest,
         name=manifest.source_name,
         sha256=manifest.source_hash,
-        types={n: t for n, t in package.types.items() if n in manifest.options.get("node_types", {})},
+        types={n: t for n, t in package.types.items() if n in (asked or {})},
         edges=package.edges,
         bindings=package.bindings,
     )

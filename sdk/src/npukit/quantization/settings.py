@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import attrs
 import numpy as np
 
 from npukit.backend import Target
@@ -18,7 +19,9 @@ def idle_settings(task: Task, source: Source) -> tuple[str, ...]:
     """
     target = task.target
     shown = {*target.changed("encodings"), *target.changed("legality")}
-    idle = [name for name in shown if _same(task, Task.prepare(source, target.with_default(name), task.options))]
+    plain = attrs.evolve(task.options, node_types={})  # a node that is named may be there by this very setting
+    others = {name: Task.prepare(source, target.with_default(name), plain) for name in shown}
+    idle = [name for name, other in others.items() if _same(task, attrs.evolve(other, types=task.types))]
     return (
         *default_settings(target),
         *(f"setting '{n}' = {target.settings[n]} changed nothing in this model" for n in sorted(idle)),
@@ -43,8 +46,10 @@ def _same_graph(a: Graph, b: Graph) -> bool:
     nodes = [[(n.key, n.inputs, n.outputs, str(n.attributes)) for n in graph.nodes] for graph in (a, b)]
     if nodes[0] != nodes[1] or a.tensors.keys() != b.tensors.keys():
         return False
-    pairs = [(a.tensors[n].data, b.tensors[n].data) for n in a.tensors]
-    return all(x is y or (x is not None and y is not None and np.array_equal(x, y)) for x, y in pairs)
+    # A pass hands on what it does not change, so that only new constants are read.
+    changed = [n for n in a.tensors if a.tensors[n].stored is not b.tensors[n].stored]
+    pairs = ((a.tensors[n].data, b.tensors[n].data) for n in changed)
+    return all(x is not None and y is not None and np.array_equal(x, y) for x, y in pairs)
 
 
 def _same_encodings(a: dict[str, Encoding], b: dict[str, Encoding]) -> bool:
