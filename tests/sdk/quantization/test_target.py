@@ -338,6 +338,9 @@ def test_bindings(tmp_path: Path) -> None:
         with pytest.raises(DataError, match=r"no binding .* x \[2, 4, 2, 3\]") as caught:
             session.run(samples(2)[0])
     assert "N=1; N=3" in caught.value.hint
+    refused = attrs.evolve(options, strict=False, node_types={"end": "float16"})
+    with pytest.raises(ConstraintError, match="type float16"):  # every binding is judged before anything runs
+        nk.Session(nk.quantize(network(), Npu(), data=samples(), options=refused), Npu())
     with pytest.raises(UsageError, match="no symbolic dimension 'M'"):
         nk.quantize(network(), Npu(), data=samples(), options=nk.Options(bindings=({"M": 1},)))
 

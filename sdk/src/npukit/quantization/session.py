@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 
 from npukit.backend import FORMS, Backend, KernelBackend, Problem, Program, Session, Target
-from npukit.encoding import Array, Encoding
+from npukit.encoding import Array
 from npukit.errors import DataError, UsageError, did_you_mean
 from npukit.graph import Graph, bind
 from npukit.plugins import DEFAULT_BACKEND, FLOAT_BACKEND, Registry
@@ -59,13 +59,32 @@ class _How:
 
     def open(self, origin: Source) -> Session:
         """A session for a prepared model."""
+        return self.load(origin, self.problems(origin))
+
+    def problems(self, origin: Source) -> tuple[Problem, ...]:
+        """What the op constraints say of a prepared model. Raises ConstraintError for errors when strict.
+
+        A backend that knows better is asked only when there are errors: opening asks it anyway.
+        """
+        graph, encodings = origin.graph, origin.encodings
+        if self.target.ignores_encodings:
+            return ()
+        fallback = self.float_fallback or origin.float_fallback
+        found = self.target.rules.validate(graph, encodings, types=origin.types, float_fallback=fallback)
+        if any(p.severity == "error" for p in found):
+            found = self.target.backend.judge(graph, encodings, self.target.soc, found)
+        if self.strict and not self.target.rules.open_ended:  # a backend without constraints runs what it can
+            remedy = "npukit legalize changes encodings to end this" if encodings else "npukit quantize gives it encodings"
+            refuse(self.target, found, remedy)
+        return found
+
+    def load(self, origin: Source, problems: tuple[Problem, ...]) -> Session:
+        """A session for a prepared model with these problems."""
         target, graph, encodings = self.target, origin.graph, origin.encodings
         types = dict(origin.types)
-        problems: tuple[Problem, ...] = ()
         if not target.ignores_encodings:
-            fallback = self.float_fallback or origin.float_fallback
-            types = target.types(graph, encodings, float_fallback=fallback or not self.strict) | types
-            problems = self._problems(graph, encodings, origin.types, fallback)
+            fallback = self.float_fallback or origin.float_fallback or not self.strict
+            types = target.types(graph, encodings, float_fallback=fallback) | types
         program = target.compile(graph, encodings, types)
         program = attrs.evolve(program, edges=checked_edges(origin.edges, graph, encodings))
         session = self._loaded(program)
@@ -82,30 +101,27 @@ class _How:
             raise UsageError(f"backend '{backend.name}' has no kernels to choose from", hint=KERNELS_HINT)
         return backend.open(program, self.kernels)
 
-    def _problems(
-        self, graph: Graph, encodings: Mapping[str, Encoding], types: Mapping[str, str], fallback: bool
-    ) -> tuple[Problem, ...]:
-        """What the op constraints say. Raises ConstraintError for errors when strict.
-
-        A backend that knows better is asked only when there are errors: opening asks it anyway.
-        """
-        found = self.target.rules.validate(graph, encodings, types=types, float_fallback=fallback)
-        if any(p.severity == "error" for p in found):
-            found = self.target.backend.judge(graph, encodings, self.target.soc, found)
-        if self.strict and not self.target.rules.open_ended:  # a backend without constraints runs what it can
-            remedy = "npukit legalize changes encodings to end this" if encodings else "npukit quantize gives it encodings"
-            refuse(self.target, found, remedy)
-        return found
-
 
 class _Bindings(Session):
-    """One session for every binding of a symbolic model, opened when first needed; weights are shared."""
+    """One session for every binding of a symbolic model, all judged at once and loaded when first needed; weights are shared."""
 
     def __init__(self, how: _How, origin: Source) -> None:
-        program = how.target.compile(origin.graph, origin.encodings, origin.types)
-        super().__init__(attrs.evolve(program, edges=dict(origin.edges)))
+        target, edges = how.target, checked_edges(origin.edges, origin.graph, origin.encodings)
+        super().__init__(
+            Program(
+                target.backend.name,
+                target.soc,
+                origin.graph,
+                origin.encodings,
+                settings=target.settings,
+                types=origin.types,
+                edges=edges,
+            )
+        )
         self._how, self._origin = how, origin
-        self._graphs = [how.target.prepare(bind(origin.graph, binding)) for binding in origin.bindings]
+        self._bound = [_bound(origin, how.target.prepare(bind(origin.graph, binding))) for binding in origin.bindings]
+        self._judged = [how.problems(bound) for bound in self._bound]
+        self.problems = tuple(dict.fromkeys(problem for found in self._judged for problem in found))
         self._opened: dict[int, Session] = {}
         self._lock = threading.Lock()
 
@@ -118,8 +134,8 @@ class _Bindings(Session):
 
     def _fitting(self, feeds: Mapping[str, Array]) -> int:
         """The number of the binding that the shapes of the inputs are those of."""
-        for index, graph in enumerate(self._graphs):
-            if all(graph.tensor(name).shape == feeds[name].shape for name in graph.inputs):
+        for index, bound in enumerate(self._bound):
+            if all(bound.graph.tensor(name).shape == feeds[name].shape for name in bound.graph.inputs):
                 return index
         found = ", ".join(f"{name} {list(feeds[name].shape)}" for name in self.program.graph.inputs)
         known = "; ".join(", ".join(f"{s}={size}" for s, size in binding.items()) for binding in self._origin.bindings)
@@ -128,10 +144,7 @@ class _Bindings(Session):
     def _session(self, index: int) -> Session:
         with self._lock:
             if index not in self._opened:
-                graph = self._graphs[index]
-                inner = {n: e for n, e in self._origin.encodings.items() if n in graph.tensors}
-                self._opened[index] = self._how.open(attrs.evolve(self._origin, graph=graph, encodings=inner, bindings=()))
-                self.problems = tuple(dict.fromkeys((*self.problems, *self._opened[index].problems)))
+                self._opened[index] = self._how.load(self._bound[index], self._judged[index])
             return self._opened[index]
 
     def metrics(self) -> dict[str, Any]:
@@ -142,3 +155,9 @@ class _Bindings(Session):
     def _close(self) -> None:
         for session in self._opened.values():
             session.close()
+
+
+def _bound(origin: Source, graph: Graph) -> Source:
+    """A symbolic model with ``graph``, one of its bindings, in its place."""
+    inner = {n: e for n, e in origin.encodings.items() if n in graph.tensors}
+    return attrs.evolve(origin, graph=graph, encodings=inner, bindings=())
