@@ -33,7 +33,7 @@ from npukit_htp.lower import lowerings_of
 from npukit_htp.lower.half import HALF
 from npukit_htp.profile import ROUNDED_INPUTS, islands_of, profile_of
 from npukit_htp.requantize import codes_of, narrow, wide
-from npukit_htp.rewrites import fuse_gelu
+from npukit_htp.rewrites import fuse_ops
 
 _DATA = Path(__file__).parent / "data"
 
@@ -88,8 +88,8 @@ class HtpBackend(KernelBackend):
         return (("Conv", "Relu"), ("Conv", "Clip"), ("ConvTranspose", "Relu"), ("Gemm", "Relu"), ("Add", "Relu"))
 
     def prepare(self, graph: Graph) -> Graph:
-        """Fold constants and batch normalization, put Gelu together, then drop what nobody reads."""
-        return remove_dead_nodes(fuse_gelu(fold_batch_norm(fold_constants(graph))))
+        """Fold constants and batch normalization, put its larger ops together, then drop what nobody reads."""
+        return remove_dead_nodes(fuse_ops(fold_batch_norm(fold_constants(graph))))
 
     def estimate(self, graph: Graph, encodings: Mapping[str, Encoding], soc: Soc) -> tuple[OpCost, ...]:
         """A roofline of published peak figures (``npukit_htp.cost``); no time for SoCs without such figures."""

@@ -7,6 +7,7 @@ from npukit.graph.infer import CANONICAL_OPSET, check_graph, infer_shapes, make_
 from npukit.graph.macs import count_macs, mac_operands, sample_shape
 from npukit.graph.model import FLOAT_DTYPES, Array, Graph, Node, Shape, Stored, Tensor, row_ranges
 from npukit.graph.passes import bind, fold_batch_norm, fold_constants, remove_dead_nodes, subgraph
+from npukit.graph.patterns import PATTERNS, Pattern, fuse
 from npukit.graph.protobuf import numpy_type
 from npukit.graph.read import load, load_split
 from npukit.graph.usage import captured, reads
@@ -15,10 +16,12 @@ from npukit.graph.write import Blob, Place, save, serialize, serialize_beside, s
 __all__ = [
     "CANONICAL_OPSET",
     "FLOAT_DTYPES",
+    "PATTERNS",
     "Array",
     "Blob",
     "Graph",
     "Node",
+    "Pattern",
     "Place",
     "Shape",
     "Stored",
@@ -31,6 +34,7 @@ __all__ = [
     "evaluate_node",
     "fold_batch_norm",
     "fold_constants",
+    "fuse",
     "host_nodes",
     "infer_shapes",
     "load",
