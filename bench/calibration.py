@@ -30,10 +30,10 @@ def ours(zoo: Path, method: str) -> Callable[[], Any]:
     from zoo import case
 
     from npukit.calibration import calibrate
-    from npukit.graph import fold_batch_norm, fold_constants, load
+    from npukit.graph import fold_affine, fold_constants, load
 
     found = case(MODEL, zoo)
-    graph = fold_batch_norm(fold_constants(load(found.model)))
+    graph = fold_affine(fold_constants(load(found.model)))
     tensors = dict.fromkeys(graph.float_activations(), "uint8")
     return lambda: calibrate(graph, found.calibration, tensors, method=method)
 
@@ -44,12 +44,12 @@ def theirs(zoo: Path, method: str) -> Callable[[], Any]:
     from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, create_calibrator
     from zoo import case
 
-    from npukit.graph import fold_batch_norm, fold_constants, load, save
+    from npukit.graph import fold_affine, fold_constants, load, save
 
     found = case(MODEL, zoo)
     folder = tempfile.mkdtemp()
     model = Path(folder) / "model.onnx"
-    save(fold_batch_norm(fold_constants(load(found.model))), model)
+    save(fold_affine(fold_constants(load(found.model))), model)
     samples = iter(found.calibration)
 
     class Reader(CalibrationDataReader):

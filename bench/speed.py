@@ -51,11 +51,11 @@ def quantize_static(model: Any, samples: list[dict[str, Any]], weights: str) -> 
     from onnxruntime import quantization as ort
 
     import npukit as nk
-    from npukit.graph import fold_batch_norm, remove_dead_nodes, save
+    from npukit.graph import fold_affine, remove_dead_nodes, save
 
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder) / "float.onnx", Path(folder) / "quantized.onnx"
-        save(remove_dead_nodes(fold_batch_norm(model)), source)
+        save(remove_dead_nodes(fold_affine(model)), source)
         types = {"activation_type": ort.QuantType.QUInt8, "weight_type": ort.QuantType[weights]}
         ort.quantize_static(str(source), str(target), _Samples(samples), per_channel=True, **types)
         return nk.load(target)

@@ -23,7 +23,7 @@ from npukit.backend import (
 from npukit.backend.kernels import along_channels, centered, integer_bias, integer_weight, sliding_window
 from npukit.calibration import Observer, Range, Seen
 from npukit.encoding import Array, Encoding
-from npukit.graph import Graph, fold_batch_norm, fold_constants, remove_dead_nodes
+from npukit.graph import Graph, fold_affine, fold_constants, remove_dead_nodes
 from npukit.plugins import hookimpl
 
 SHEET = "data sheet of the Shift NPU, which does not exist"
@@ -69,7 +69,7 @@ class ShiftNpu(KernelBackend):
         return Scheme(activations="symmetric", power_of_two=True)
 
     def prepare(self, graph: Graph) -> Graph:
-        return remove_dead_nodes(fold_batch_norm(fold_constants(graph)))
+        return remove_dead_nodes(fold_affine(fold_constants(graph)))
 
     def kernels(self, soc: Soc) -> Mapping[str, Kernel]:
         return {"Conv": conv, "Gemm": gemm, "Relu": relu, "Add": add, "Flatten": flatten, "MaxPool": max_pool}

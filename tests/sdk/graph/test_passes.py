@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from npukit.backend.ort import OrtModel
-from npukit.graph import Graph, Node, Tensor, check_graph, fold_batch_norm, fold_constants, load, make_graph, remove_dead_nodes
+from npukit.graph import Graph, Node, Tensor, check_graph, fold_affine, fold_constants, load, make_graph, remove_dead_nodes
 
 RNG = np.random.default_rng(0)
 
@@ -56,15 +56,59 @@ NORM = ("scale", "shift", "mean", "var")
     ],
     ids=["conv", "depthwise", "transposed", "transposed-group", "gemm", "gemm-alpha"],
 )
-def test_fold_batch_norm(node: Node, weights: dict[str, Any], shape: tuple[int, ...], channels: int) -> None:
+def test_fold_affine(node: Node, weights: dict[str, Any], shape: tuple[int, ...], channels: int) -> None:
     """A batch norm disappears into the op before it; the output keeps its name and, to 1e-5, its values."""
     norm = Node("BatchNormalization", "bn", ("c", *NORM), ("y",), {"epsilon": 1e-3})
     graph = make_graph([node, norm], {"x": ("float32", shape)}, ["y"], weights | norm_parameters(channels))
-    folded = fold_batch_norm(graph)
+    folded = fold_affine(graph)
     check_graph(folded)
     assert [n.op for n in folded.nodes] == [node.op]
     assert folded.origin_names["y"] == ("c", "y")
     assert_same(graph, folded)
+
+
+@pytest.mark.parametrize(
+    ("node", "weights", "shape", "per_channel"),
+    [
+        (Node("Conv", "n", ("x", "w"), ("c",)), arrays(w=(6, 4, 3, 3)), (1, 4, 8, 8), (6, 1, 1)),
+        (Node("Conv", "n", ("x", "w", "b"), ("c",), {"group": 2}), arrays(w=(6, 2, 3), b=(6,)), (1, 4, 8), (1, 6, 1)),
+        (Node("ConvTranspose", "n", ("x", "w"), ("c",), {"group": 2}), arrays(w=(4, 3, 3, 3)), (1, 4, 5, 5), (6, 1, 1)),
+        (Node("Gemm", "n", ("x", "w"), ("c",), {"transB": 1}), arrays(w=(6, 4)), (3, 4), (6,)),
+        (Node("MatMul", "n", ("x", "w"), ("c",)), arrays(w=(4, 6)), (3, 4), (1, 6)),
+    ],
+    ids=["conv", "group of one axis", "transposed", "gemm", "matmul"],
+)
+def test_fold_scales_and_shifts(node: Node, weights: dict[str, Any], shape: tuple[int, ...], per_channel: tuple[int, ...]) -> None:
+    """Mul, Div, Add and Sub with constants per channel, on either side, disappear as a batch norm does."""
+    steps = [
+        ("Mul", ("c", "g")),
+        ("Add", ("h", "t0")),
+        ("Div", ("t1", "g")),
+        ("Sub", ("h", "t2")),
+        ("Sub", ("t3", "one")),
+        ("Mul", ("one", "t4")),
+    ]
+    chain = [Node(op, f"s{i}", inputs, (f"t{i}" if i < len(steps) - 1 else "y",)) for i, (op, inputs) in enumerate(steps)]
+    constants = weights | {"g": arrays(g=per_channel)["g"] + 3, "h": arrays(h=per_channel)["h"], "one": np.float32(1.5)}
+    graph = make_graph([node, *chain], {"x": ("float32", shape)}, ["y"], constants)
+    folded = fold_affine(graph)
+    check_graph(folded)
+    assert [n.op for n in folded.nodes] == ["Gemm" if node.op == "MatMul" else node.op]
+    assert folded.origin_names["y"] == ("c", "t0", "t1", "t2", "t3", "t4", "y")
+    assert_same(graph, folded)
+
+
+@pytest.mark.parametrize("why", ["not per channel", "one over the product", "matrices in a batch", "its own square"])
+def test_other_followers_stay(why: str) -> None:
+    """What is not gain * x + shift for each channel is left alone."""
+    product = Node("MatMul", "n", ("x", "w"), ("c",))
+    follower = {"one over the product": ("Div", ("g", "c")), "its own square": ("Mul", ("c", "c"))}.get(why, ("Mul", ("c", "g")))
+    shape = (2, 3, 4) if why == "matrices in a batch" else (3, 4)
+    constants = arrays(w=(4, 6), g=(3, 6) if why == "not per channel" else (6,))
+    nodes = [product, Node(follower[0], "f", follower[1], ("y",))]
+    used = {n: v for n, v in constants.items() if n in (*nodes[0].inputs, *nodes[1].inputs)}
+    graph = make_graph(nodes, {"x": ("float32", shape)}, ["y"], used)
+    assert fold_affine(graph) is graph
 
 
 @pytest.mark.parametrize("why", ["second reader", "graph output", "no conv"])
@@ -77,7 +121,7 @@ def test_batch_norm_stays(why: str) -> None:
     ]
     ends = {"second reader": ["y", "z"], "graph output": ["y", "c"], "no conv": ["y"]}[why]
     graph = make_graph(nodes, {"x": ("float32", (1, 4, 8, 8))}, ends, arrays(w=(4, 4, 3, 3)) | norm_parameters(4))
-    assert len(fold_batch_norm(graph).nodes) == len(nodes)
+    assert len(fold_affine(graph).nodes) == len(nodes)
 
 
 @pytest.mark.parametrize("broken", ["three parameters", "wrong size"])
@@ -90,7 +134,7 @@ def test_malformed_batch_norm_stays(broken: str) -> None:
         graph = graph.with_tensors([Tensor.constant("mean", np.zeros(3, np.float32))])
     else:
         graph = graph.evolve(nodes=(conv, Node("BatchNormalization", "bn", ("c", *NORM[:3]), ("y",))))
-    assert [n.op for n in fold_batch_norm(graph).nodes] == ["Conv", "BatchNormalization"]
+    assert [n.op for n in fold_affine(graph).nodes] == ["Conv", "BatchNormalization"]
 
 
 def test_shared_weight_keeps_its_values() -> None:
@@ -101,7 +145,7 @@ def test_shared_weight_keeps_its_values() -> None:
         Node("Conv", "b", ("x", "w"), ("z",)),
     ]
     graph = make_graph(nodes, {"x": ("float32", (1, 4, 8, 8))}, ["y", "z"], arrays(w=(4, 4, 3, 3)) | norm_parameters(4))
-    assert_same(graph, fold_batch_norm(graph))
+    assert_same(graph, fold_affine(graph))
 
 
 def test_fold_constants() -> None:
@@ -152,7 +196,7 @@ def test_remove_dead_nodes() -> None:
 def test_zoo(zoo: Path, name: str) -> None:
     """All passes together leave the outputs of pretrained models, and no batch norm."""
     graph = load(zoo / f"{name}.onnx", batch=1)
-    steps: list[Callable[[Graph], Graph]] = [fold_constants, fold_batch_norm, remove_dead_nodes]
+    steps: list[Callable[[Graph], Graph]] = [fold_constants, fold_affine, remove_dead_nodes]
     changed = graph
     for step in steps:
         changed = step(changed)

@@ -9,7 +9,7 @@ import numpy as np
 from npukit.backend import Accumulator, Call, Kernel, KernelBackend, OpConstraint, Port, Result, Soc
 from npukit.backend.kernels import along_channels, centered, integer_bias, integer_weight, sliding_window
 from npukit.encoding import Array
-from npukit.graph import Graph, fold_batch_norm, fold_constants, remove_dead_nodes
+from npukit.graph import Graph, fold_affine, fold_constants, remove_dead_nodes
 from npukit.plugins import hookimpl
 
 SHEET = "Toy NPU data sheet, which does not exist"
@@ -42,7 +42,7 @@ class ToyNpu(KernelBackend):
         return (("Conv", "Relu"), ("Add", "Relu"))
 
     def prepare(self, graph: Graph) -> Graph:
-        return remove_dead_nodes(fold_batch_norm(fold_constants(graph)))
+        return remove_dead_nodes(fold_affine(fold_constants(graph)))
 
     def kernels(self, soc: Soc) -> Mapping[str, Kernel]:
         return {"Conv": conv, "Gemm": gemm, "Add": add, "Relu": relu, "MaxPool": max_pool, "Flatten": flatten}

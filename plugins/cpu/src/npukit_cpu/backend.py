@@ -8,7 +8,7 @@ from npukit.backend import Backend, Program, Recent, Session, Soc
 from npukit.backend.ort import OrtModel
 from npukit.encoding import Array, Encoding
 from npukit.encoding.formats import DEQUANTIZED, insert_qdq
-from npukit.graph import Graph, fold_batch_norm, fold_constants, remove_dead_nodes
+from npukit.graph import Graph, fold_affine, fold_constants, remove_dead_nodes
 
 QDQ = "qdq"
 _SOURCE = "https://onnxruntime.ai/docs/"
@@ -31,7 +31,7 @@ class CpuBackend(Backend):
         return soc.name != QDQ
 
     def prepare(self, graph: Graph) -> Graph:
-        return remove_dead_nodes(fold_batch_norm(fold_constants(graph)))
+        return remove_dead_nodes(fold_affine(fold_constants(graph)))
 
     def fusions(self) -> tuple[tuple[str, ...], ...]:
         return tuple((op, clamp) for op in ("Conv", "ConvTranspose", "Gemm", "Add") for clamp in ("Relu", "Clip"))

@@ -25,7 +25,7 @@ from npukit.backend import (
 )
 from npukit.encoding import Array, Encoding
 from npukit.errors import UsageError
-from npukit.graph import Graph, Node, fold_batch_norm, fold_constants, remove_dead_nodes
+from npukit.graph import Graph, Node, fold_affine, fold_constants, remove_dead_nodes
 from npukit_htp.arithmetic import arithmetic
 from npukit_htp.cost import estimate
 from npukit_htp.kernels import KERNELS
@@ -33,7 +33,7 @@ from npukit_htp.lower import lowerings_of
 from npukit_htp.lower.half import HALF
 from npukit_htp.profile import ROUNDED_INPUTS, islands_of, profile_of
 from npukit_htp.requantize import codes_of, narrow, wide
-from npukit_htp.rewrites import fuse_ops
+from npukit_htp.rewrites import divide, fuse_ops
 
 _DATA = Path(__file__).parent / "data"
 
@@ -88,8 +88,8 @@ class HtpBackend(KernelBackend):
         return (("Conv", "Relu"), ("Conv", "Clip"), ("ConvTranspose", "Relu"), ("Gemm", "Relu"), ("Add", "Relu"))
 
     def prepare(self, graph: Graph) -> Graph:
-        """Fold constants and batch normalization, put its larger ops together, then drop what nobody reads."""
-        return remove_dead_nodes(fuse_ops(fold_batch_norm(fold_constants(graph))))
+        """Fold constants, scales and shifts, put its larger ops together, then drop what nobody reads."""
+        return remove_dead_nodes(divide(fuse_ops(fold_affine(fold_constants(graph)))))
 
     def estimate(self, graph: Graph, encodings: Mapping[str, Encoding], soc: Soc) -> tuple[OpCost, ...]:
         """A roofline of published peak figures (``npukit_htp.cost``); no time for SoCs without such figures."""

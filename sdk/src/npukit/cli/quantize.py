@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -123,6 +124,10 @@ def report_result(result: Quantized, target: Path, console: Console) -> None:
     lines = [changes_text(report.changes)] if report.changes else []
     lines += [problems_text(report.problems)] if report.problems else []
     lines += [f"note: {note}" for note in report.notes]
+    fused = [node for node in result.graph.nodes if result.graph.origins(node)]
+    if fused:
+        counts = ", ".join(f"{count} {op}" for op, count in Counter(node.op for node in fused).items())
+        lines.append(f"put together: {counts} (npukit info lists the nodes that they stand for)")
     lines.append(f"{target}: {target.stat().st_size / 1e3:.0f} kB; encodings: {origins}")
     data = {
         "output": str(target),
@@ -130,6 +135,7 @@ def report_result(result: Quantized, target: Path, console: Console) -> None:
         "problems": report.problems,
         "notes": report.notes,
         "changes": report.changes,
+        "fused": {node.name: result.graph.origins(node) for node in fused},
     }
     console.emit("\n".join(lines), data)
 

@@ -6,7 +6,7 @@ from npukit.graph.indices import host_nodes
 from npukit.graph.infer import CANONICAL_OPSET, check_graph, infer_shapes, make_graph
 from npukit.graph.macs import count_macs, mac_operands, sample_shape
 from npukit.graph.model import FLOAT_DTYPES, Array, Graph, Node, Shape, Stored, Tensor, row_ranges
-from npukit.graph.passes import bind, fold_batch_norm, fold_constants, remove_dead_nodes, subgraph
+from npukit.graph.passes import bind, fold_affine, fold_constants, remove_dead_nodes, subgraph
 from npukit.graph.patterns import PATTERNS, Pattern, fuse
 from npukit.graph.protobuf import numpy_type
 from npukit.graph.read import load, load_split
@@ -32,7 +32,7 @@ __all__ = [
     "check_graph",
     "count_macs",
     "evaluate_node",
-    "fold_batch_norm",
+    "fold_affine",
     "fold_constants",
     "fuse",
     "host_nodes",

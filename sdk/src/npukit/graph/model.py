@@ -180,6 +180,11 @@ class Graph:
         """A copy in which the given tensors are added or replaced."""
         return self.evolve(tensors={**self.tensors, **{t.name: t for t in tensors}})
 
+    def origins(self, node: Node) -> tuple[str, ...]:
+        """The nodes of the source that a node was put together from; empty for a node of the source."""
+        names = self.origin_names.get(node.name, ())
+        return names if len(names) > 1 else ()
+
     @cached_property
     def index_tensors(self) -> frozenset[str]:
         """The float tensors that only feed shapes, indices or bounds; they are never quantized."""

@@ -29,7 +29,10 @@ class TensorRow:
 
 @attrs.frozen
 class LayerRow:
-    """One node: its tensors, number of parameters, and multiply-accumulates per inference (None when a shape is not known)."""
+    """One node: its tensors, number of parameters, and multiply-accumulates per inference (None when a shape is not known).
+
+    ``origins`` names the nodes of the source that it was put together from, and is empty for a node of the source.
+    """
 
     id: int
     name: str
@@ -39,6 +42,7 @@ class LayerRow:
     parameters: int
     macs: int | None
     attributes: Mapping[str, str]
+    origins: tuple[str, ...] = ()
 
 
 @attrs.frozen
@@ -95,6 +99,7 @@ def describe(
                 sum(t.size for t in constants if t.is_float),
                 macs,
                 {k: short(v) for k, v in node.attributes.items()},
+                graph.origins(node),
             )
         )
     floats = [t for t in graph.tensors.values() if t.is_constant and t.is_float]

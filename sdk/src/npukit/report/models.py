@@ -42,7 +42,7 @@ def info_text(info: Info) -> str:
 
 
 def _contract(info: Info) -> list[str]:
-    """What differs from the usual: settings, native edges, bindings, nodes that compute in float."""
+    """What differs from the usual: settings, native edges, bindings, nodes that compute in float or were put together."""
     parts = []
     settings = info.manifest.settings if info.manifest else {}
     if settings:
@@ -53,6 +53,7 @@ def _contract(info: Info) -> list[str]:
         parts.append("bound for " + "; ".join(", ".join(f"{s}={size}" for s, size in b.items()) for b in info.bindings))
     floats = {dtype: [n for n, t in info.types.items() if t == dtype] for dtype in ("float16", "float32")}
     parts += [f"{len(names)} nodes compute in {dtype}: {', '.join(names[:5])}" for dtype, names in floats.items() if names]
+    parts += [f"{layer.op} {layer.name} stands for {', '.join(layer.origins)}" for layer in info.layers if layer.origins]
     return ["\n".join(printable(line) for line in parts)] if parts else []
 
 

@@ -1,0 +1,78 @@
+"""Rewrites of the HTP keep what the model computes and the names of its tensors."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from npukit.backend.ort import OrtModel
+from npukit.graph import Graph, Node, make_graph
+from npukit_htp.backend import HtpBackend
+
+SHAPE = (1, 3, 5, 8)
+CONSTANTS = {
+    "two": np.float32(2),
+    "eps": np.float32(1e-6),
+    "root": np.float32(2**0.5),
+    "one": np.float32(1),
+    "half": np.float32(0.5),
+}
+
+
+def build(*rows: tuple[str, str, str, str], shape: tuple[int, ...] = SHAPE, axes: tuple[int, ...] = (-1,)) -> Graph:
+    """Nodes as (op, first input, second input or "", output); x in, y out."""
+    nodes = [Node(op, f"n{i}", (a, b) if b else (a,), (out,)) for i, (op, a, b, out) in enumerate(rows)]
+    used = {name for node in nodes for name in node.inputs}
+    constants = {**CONSTANTS, "axes": np.array(axes)}
+    return make_graph(nodes, {"x": ("float32", shape)}, ["y"], {n: v for n, v in constants.items() if n in used})
+
+
+def values(graph: Graph) -> np.ndarray:
+    x = np.random.default_rng(0).normal(size=graph.tensor("x").shape).astype(np.float32)
+    with OrtModel(graph) as model:
+        return np.asarray(model.run({"x": x})["y"])
+
+
+def rms_norm(**form: tuple[int, ...]) -> Graph:
+    return build(
+        ("Pow", "x", "two", "p"),
+        ("ReduceMean", "p", "axes", "m"),
+        ("Add", "m", "eps", "a"),
+        ("Sqrt", "a", "", "s"),
+        ("Reciprocal", "s", "", "r"),
+        ("Mul", "r", "x", "y"),
+        **form,
+    )
+
+
+@pytest.mark.parametrize(
+    ("graph", "ops"),
+    [
+        (
+            build(
+                ("Div", "x", "root", "d"),
+                ("Erf", "d", "", "e"),
+                ("Add", "e", "one", "a"),
+                ("Mul", "x", "a", "m"),
+                ("Mul", "m", "half", "y"),
+            ),
+            ["Gelu"],
+        ),
+        (rms_norm(), ["RMSNormalization"]),
+        (rms_norm(axes=(1,)), ["Pow", "ReduceMean", "Add", "Sqrt", "Div"]),
+        (rms_norm(shape=(1, 2, 3, 5, 8)), ["Pow", "ReduceMean", "Add", "Sqrt", "Div"]),
+    ],
+    ids=["gelu", "norm", "norm over channels", "norm of five dimensions"],
+)
+def test_ops_of_the_chip(graph: Graph, ops: list[str]) -> None:
+    """What the HTP has as one op is one; a norm in a form that it has not stays in pieces, without a Reciprocal."""
+    prepared = HtpBackend().prepare(graph)
+    assert [node.op for node in prepared.nodes] == ops
+    assert prepared.nodes[-1].outputs == ("y",)
+    np.testing.assert_allclose(values(prepared), values(graph), atol=1e-5)
+
+
+def test_a_reciprocal_that_others_read_stays() -> None:
+    """Only the products become quotients."""
+    graph = build(("Abs", "x", "", "a"), ("Reciprocal", "a", "", "r"), ("Mul", "x", "r", "m"), ("Add", "m", "r", "y"))
+    assert [node.op for node in HtpBackend().prepare(graph).nodes] == ["Abs", "Reciprocal", "Div", "Add"]
