@@ -158,7 +158,10 @@ class Session(abc.ABC):
 
 
 def check_feeds(graph: Graph, feeds: Mapping[str, Array]) -> None:
-    """Raise DataError when ``feeds`` does not fit the inputs in names, dtypes, ranks or static dims, or is not finite."""
+    """Raise DataError when ``feeds`` does not fit the inputs in names, dtypes, ranks or static dims, or is not finite.
+
+    A mask in front of a Softmax may have -inf.
+    """
     for name in feeds:
         if name not in graph.inputs:
             raise DataError(f"'{name}' is not an input of the model", hint=did_you_mean(name, graph.inputs))
@@ -174,5 +177,6 @@ def check_feeds(graph: Graph, feeds: Mapping[str, Array]) -> None:
             len(shape) != value.ndim or any(isinstance(d, int) and d != v for d, v in zip(shape, value.shape, strict=True))
         ):
             raise DataError(f"input '{name}' has shape {list(value.shape)}, the model takes {list(shape)}")
-        if value.dtype.kind == "f" and not np.all(np.isfinite(value)):
+        lowest = np.isneginf(value) if name in graph.before_softmax else False
+        if value.dtype.kind == "f" and not np.all(np.isfinite(value) | lowest):
             raise DataError(f"input '{name}' has NaN or infinite values")

@@ -1,10 +1,12 @@
 """What a float model does on data: samples, profiles, and the observers that make ranges of them."""
 
 from npukit.calibration.data import Batches, Feeds, open_data
-from npukit.calibration.observers import OBSERVERS, Observer, Range, Seen, all_observers, find_observer
-from npukit.calibration.profile import Profile, observe
+from npukit.calibration.observers import MIN_MAX, OBSERVERS, Observer, Range, Seen, all_observers, find_observer
+from npukit.calibration.profile import LEFT_OUT, Profile, observe
 
 __all__ = [
+    "LEFT_OUT",
+    "MIN_MAX",
     "OBSERVERS",
     "Batches",
     "Feeds",

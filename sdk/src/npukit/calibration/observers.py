@@ -165,8 +165,9 @@ class LeastNoise(Observer):
         return _least_noise(seen, INT_BITS.get(dtype, 8), self._gamma)
 
 
+MIN_MAX = MinMax()
 OBSERVERS: tuple[Observer, ...] = (
-    MinMax(),
+    MIN_MAX,
     Percentile(),
     Entropy(),
     LeastNoise("mse", "the least squared error", 1.0),

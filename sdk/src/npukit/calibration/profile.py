@@ -19,6 +19,9 @@ from npukit.errors import DataError, UsageError
 from npukit.events import Event, OnEvent, ignore
 from npukit.graph import Array, Graph, open_atomic
 
+LEFT_OUT = -1e30
+"""What -inf and the lowest float of an attention mask are seen as; a grid never has to reach it (``npukit.quantization.masks``)."""
+
 _HEADER = "profile"
 _VERSION = 1
 
@@ -106,7 +109,7 @@ def observe(
     """Run the float model over all batches and look at ``tensors``, for the sake of ``observers`` (none: npukit's own).
 
     Memory does not grow with the number of batches: each is run, observed and dropped. Raises DataError when there are no
-    batches, or when a tensor has NaN or infinite values (naming the tensor and the sample).
+    batches, or when a tensor has NaN or infinite values (naming the tensor and the sample); -inf in a mask is seen as LEFT_OUT.
     """
     watches = {name: Watch(observers) for name in tensors}
     total = len(batches) if isinstance(batches, Sized) else None
@@ -114,8 +117,7 @@ def observe(
     with OrtModel(graph, list(watches)) as model:
         for feeds in batches:
             for name, values in model.run(feeds).items():
-                check_finite(name, values, done)
-                watches[name].see(values)
+                watches[name].see(finite(graph, name, values, done))
             done += 1
             on_event(Event("calibrate", done, total))
     if not done:
@@ -123,11 +125,14 @@ def observe(
     return Profile({name: watch.seen() for name, watch in watches.items()}, done)
 
 
-def check_finite(name: str, values: Array, sample: int) -> None:
-    """Raise DataError when a tensor has NaN or infinite values."""
+def finite(graph: Graph, name: str, values: Array, sample: int) -> Array:
+    """The values of a tensor, -inf in a mask as LEFT_OUT. Raises DataError when it has NaN or infinite values."""
+    if name in graph.before_softmax:
+        values = np.maximum(values, LEFT_OUT)  # NaN stays
     # A sum is finite unless a value is not (or it overflows, which the second look settles).
     if not np.isfinite(np.sum(values, dtype=np.float32)) and not np.all(np.isfinite(values)):
         raise DataError(f"tensor '{name}' has NaN or infinite values in sample {sample} (counted from 0)")
+    return values
 
 
 class Watch:

@@ -13,7 +13,7 @@ import numpy as np
 from npukit.backend import Backend, Soc, Target
 from npukit.backend.ort import OrtModel
 from npukit.calibration import Batches, open_data
-from npukit.calibration.profile import check_finite
+from npukit.calibration.profile import finite
 from npukit.diagnosis.layers import VARIANTS, Cuts, Layer, Network
 from npukit.diagnosis.remedies import Diagnosis, Measure, Remedy, Workshop, find_remedies
 from npukit.diagnosis.sqnr import Meter, TensorRow, inner_tensors
@@ -170,9 +170,9 @@ class _Survey:
         self.watchers = watchers(graph)
         self.samples = 0
         inner = inner_tensors(graph, encodings)
-        self._whole = Meter([n for n in self.watchers if n not in inner or n in self.cuts.ends], VARIANTS)
+        self._whole = Meter(graph, [n for n in self.watchers if n not in inner or n in self.cuts.ends], VARIANTS)
         labels = [_label(index, variant) for index in range(len(self.cuts.layers)) for variant in VARIANTS]
-        self._single = Meter(self.cuts.ends, labels)
+        self._single = Meter(graph, self.cuts.ends, labels)
 
     def run(self, batches: Batches, on_event: OnEvent) -> None:
         graph, encodings = self.cuts.graph, self.cuts.encodings
@@ -192,8 +192,7 @@ class _Survey:
 
     def _look(self, values: Mapping[str, Array]) -> None:
         for name, watcher in self.watchers.items():
-            check_finite(name, values[name], self.samples)
-            watcher.see(values[name])
+            watcher.see(finite(self.cuts.graph, name, values[name], self.samples))
         self._whole.see(values)
 
     def _alone(self, network: Network, feeds: Mapping[str, Array]) -> None:
@@ -279,7 +278,7 @@ def _try(
     graph: Graph, batches: Batches, ends: tuple[str, ...], on_event: OnEvent, models: Mapping[str, Quantized]
 ) -> dict[str, dict[str, float]]:
     """SQNR at the outputs of differently quantized models, against the float model ``graph``."""
-    meter = Meter(ends, list(models))
+    meter = Meter(graph, ends, list(models))
     total = len(batches) if isinstance(batches, Sized) else None
     with ExitStack() as stack:
         reference = stack.enter_context(OrtModel(graph, ends))

@@ -124,7 +124,7 @@ def compare(
     pair = tuple(label for label, s in sessions.items() if not s.ignores_encodings)[-2:]
     pair = pair if len(pair) == 2 else ()
     with exact:
-        meter = Meter(names, list(sessions), refuse=graph.outputs)
+        meter = Meter(graph, names, list(sessions), refuse=graph.outputs)
         codes = _CodeMeter(_common_grids(names, *(sessions[label].program.encodings for label in pair)) if pair else {})
         samples = 0
         batches = open_data(data, graph, limit=options.limit)

@@ -14,7 +14,7 @@ import numpy as np
 
 from npukit.encoding import Array, Encoding
 from npukit.errors import DataError
-from npukit.graph import Graph
+from npukit.graph import MASK, Graph
 
 MOST = 200.0
 """Decibels that ``mean_sqnr`` gives where nothing differs: a number that JSON can hold."""
@@ -101,10 +101,14 @@ class TensorRow:
 
 
 class Meter:
-    """Adds up signal and noise per tensor and label over samples. Tensors of ``refuse`` must not be empty, others may be."""
+    """Adds up signal and noise per tensor and label over samples, for tensors of ``graph``.
 
-    def __init__(self, names: Iterable[str], labels: Sequence[str], refuse: Iterable[str] = ()) -> None:
+    Tensors of ``refuse`` must not be empty, others may be. What a mask leaves out counts as 0: how far below does not matter.
+    """
+
+    def __init__(self, graph: Graph, names: Iterable[str], labels: Sequence[str], refuse: Iterable[str] = ()) -> None:
         self.names = list(names)
+        self._masked = graph.before_softmax
         self._labels, self._refuse = labels, frozenset(refuse)
         self._signal = dict.fromkeys(self.names, 0.0)
         self._noise = {label: dict.fromkeys(self.names, 0.0) for label in labels}
@@ -114,7 +118,7 @@ class Meter:
     def see(self, wanted: Mapping[str, Array]) -> None:
         """The float values of one sample."""
         for name in self.names:
-            values = np.asarray(wanted[name], np.float64).ravel()
+            values = np.asarray(self._kept(name, wanted, wanted), np.float64).ravel()
             self._signal[name] += float(values @ values)
             self._low[name] = min(self._low[name], float(values.min(initial=np.inf)))
             self._high[name] = max(self._high[name], float(values.max(initial=-np.inf)))
@@ -123,7 +127,12 @@ class Meter:
         """The float values and those of a label, of one sample."""
         for name in self.names:
             if wanted[name].size or got[name].size or name in self._refuse:
-                self._noise[label][name] += noise_power(name, wanted[name], got[name])
+                kept = self._kept(name, wanted, wanted), self._kept(name, wanted, got)
+                self._noise[label][name] += noise_power(name, *kept)
+
+    def _kept(self, name: str, wanted: Mapping[str, Array], values: Mapping[str, Array]) -> Array:
+        masked = name in self._masked and values[name].shape == wanted[name].shape
+        return np.where(wanted[name] < MASK, 0, values[name]) if masked else values[name]
 
     def rows(self, graph: Graph) -> list[TensorRow]:
         """The SQNR of every tensor that had elements."""

@@ -5,6 +5,7 @@ from npukit.graph.files import open_atomic, source_hash, write_atomic
 from npukit.graph.indices import host_nodes
 from npukit.graph.infer import CANONICAL_OPSET, check_graph, infer_shapes, make_graph
 from npukit.graph.macs import count_macs, mac_operands, sample_shape
+from npukit.graph.masks import MASK, mask_operands
 from npukit.graph.model import FLOAT_DTYPES, Array, Graph, Node, Shape, Stored, Tensor, row_ranges
 from npukit.graph.passes import bind, fold_affine, fold_constants, remove_dead_nodes, subgraph
 from npukit.graph.patterns import PATTERNS, Pattern, fuse
@@ -16,6 +17,7 @@ from npukit.graph.write import Blob, Place, save, serialize, serialize_beside, s
 __all__ = [
     "CANONICAL_OPSET",
     "FLOAT_DTYPES",
+    "MASK",
     "PATTERNS",
     "Array",
     "Blob",
@@ -41,6 +43,7 @@ __all__ = [
     "load_split",
     "mac_operands",
     "make_graph",
+    "mask_operands",
     "numpy_type",
     "open_atomic",
     "reads",

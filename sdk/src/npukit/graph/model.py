@@ -192,6 +192,13 @@ class Graph:
 
         return index_tensors(self)
 
+    @cached_property
+    def before_softmax(self) -> frozenset[str]:
+        """The float tensors in which very small values, -inf among them, only say what a Softmax leaves out."""
+        from npukit.graph.masks import before_softmax
+
+        return before_softmax(self)
+
     def float_activations(self) -> tuple[str, ...]:
         """Names of the non-constant float tensors that hold data, graph inputs first, then in node order."""
         names = [*self.inputs, *(n for node in self.nodes for n in node.outputs if n)]

@@ -6,11 +6,11 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from npukit.calibration import Batches, Observer, Profile, Range, all_observers, observe, open_data
+from npukit.calibration import MIN_MAX, Batches, Observer, Profile, Range, all_observers, observe, open_data
 from npukit.calibration.profile import is_profile
 from npukit.errors import DataError
 from npukit.events import OnEvent, ignore
-from npukit.graph import Graph
+from npukit.graph import MASK, Graph
 from npukit.plugins import Registry
 from npukit.quantization.options import Options
 from npukit.quantization.plan import Task
@@ -35,8 +35,13 @@ class Calibration:
         """The range of every tensor of a task that needs one, seen in ``reference``, which has the same names."""
         wanted = {n: task.plan.activations[n] for n in task.unknown()}
         self._see(reference, wanted)
-        percentile = self._options.percentile
-        return {n: self._known.range(n, self._observer, dtype, percentile) for n, dtype in wanted.items()}
+        return {n: self._range(n, dtype, masked=n in reference.before_softmax) for n, dtype in wanted.items()}
+
+    def _range(self, name: str, dtype: str, masked: bool) -> Range:
+        seen = self._known.tensors.get(name)
+        # The size of a mask says nothing about scores; what is needed of it is decided from the extremes.
+        observer = MIN_MAX if masked and seen is not None and seen.low < MASK else self._observer
+        return self._known.range(name, observer, dtype, self._options.percentile)
 
     def _see(self, reference: Graph, wanted: Mapping[str, str]) -> None:
         if self._given is not None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 import attrs
+import numpy as np
 
 from npukit.backend import Plan, Precision, Problem, Target, port_axis
 from npukit.calibration import Range
 from npukit.encoding import INT_BITS, Conflict, Encoding, Solution, propagate, solve
 from npukit.errors import ModelError, UsageError, did_you_mean
-from npukit.graph import Graph, Tensor, bind
+from npukit.graph import MASK, Graph, Tensor, bind
 from npukit.legalize import Change, repair
+from npukit.quantization.masks import clipped, lowest_useful
 from npukit.quantization.options import Options
 from npukit.quantization.request import Source
 from npukit.quantization.roles import copy_per_role
@@ -79,11 +81,13 @@ class Task:
     def encodings(self, ranges: Mapping[str, Range]) -> dict[str, Encoding]:
         """The encodings of all tensors: groups from ranges, weights from their values, biases from both."""
         scheme = self.target.scheme
+        lowest = self.lowest_useful(ranges)
         found = {n: e for n, e in self.given.items() if n not in self.plan.derived}
         for group in self.solution.groups:
             encoding = group.encoding
             if encoding is None:
-                seen = [ranges[n] if n in ranges else _range_of(self.graph.tensor(n)) for n in group.observed]
+                observed = {n: ranges[n] if n in ranges else _range_of(self.graph.tensor(n)) for n in group.observed}
+                seen = [clipped(r, lowest.get(n)) for n, r in observed.items()]
                 low, high = min(r.low for r in seen), max(r.high for r in seen)
                 symmetric = True if self.plan.symmetric.intersection(group.tensors) else None
                 encoding = scheme.activation(low, high, group.dtype, symmetric=symmetric)
@@ -95,7 +99,7 @@ class Task:
                 found[name] = Encoding(dtype, origin="calibrated")
         for name in self.plan.weights:
             if name not in found:
-                found[name] = self._weight(name)
+                found[name] = self._weight(name, lowest.get(name))
         for bias, (x, w) in self.plan.derived.items():
             tensor = self.graph.tensor(bias)
             if w in self.plan.weights and w not in self.given:
@@ -105,12 +109,40 @@ class Task:
                 found[bias] = derived
         return {n: e for n, e in found.items() if e.dtype != "float32"}
 
-    def _weight(self, name: str) -> Encoding:
+    def lowest_useful(self, ranges: Mapping[str, Range]) -> dict[str, float]:
+        """Where the grids of masks and scores in front of a Softmax may end (``npukit.quantization.masks``)."""
+        if not self.graph.before_softmax:
+            return {}
+        seen = {n: ranges[m] for g in self.solution.groups for n in g.tensors for m in g.observed if m in ranges}
+
+        def range_of(name: str) -> Range | None:
+            if name in ranges or name in seen:
+                return ranges[name] if name in ranges else seen[name]
+            return _range_of(self.graph.tensor(name)) if self.graph.is_constant(name) else None
+
+        return lowest_useful(self.graph, range_of, self.plan.activations)
+
+    def mask_notes(self, ranges: Mapping[str, Range]) -> tuple[str, ...]:
+        """What is said of masks that are cut."""
+        cut = {n: low for n, low in self.lowest_useful(ranges).items() if self._lowest(n, ranges) < min(low, MASK)}
+        if not cut:
+            return ()
+        name, low = min(cut.items(), key=lambda item: self._lowest(item[0], ranges))
+        shown = f"{name} {self._lowest(name, ranges):.3g} becomes {low:.3g}"
+        return (f"{len(cut)} masks and masked scores end where a Softmax gives 0 anyway ({shown})",)
+
+    def _lowest(self, name: str, ranges: Mapping[str, Range]) -> float:
+        tensor = self.graph.tensor(name)
+        return ranges[name].low if name in ranges else _range_of(tensor).low if tensor.is_constant else 0.0
+
+    def _weight(self, name: str, lowest: float | None) -> Encoding:
         tensor, port, dtype = self.graph.tensor(name), self.plan.weight_ports[name], self.plan.weights[name]
         data = tensor.data
         assert data is not None  # a weight is a constant
         if not data.size:
             raise ModelError(f"weight '{name}' has no values, its shape is {list(data.shape)}", hint="take its node out")
+        if lowest is not None:
+            data = np.maximum(data, lowest)
         axis = port_axis(port, data.ndim)
         per_channel = self.precision.per_channel and "channel" in port.granularity and axis is not None
         return self.target.scheme.weight(

@@ -62,7 +62,9 @@ def quantize(
     reference = task.graph
     if optimizers:
         task, reference = _optimized(task, optimizers, calibration, listen)
-    encodings = task.encodings(calibration.ranges(task, reference))
+    ranges = calibration.ranges(task, reference)
+    task = attrs.evolve(task, notes=(*task.notes, *task.mask_notes(ranges)))
+    encodings = task.encodings(ranges)
     changes: tuple[Change, ...] = ()
     if options.legalize:
         changes, encodings = task.legal(encodings)
