@@ -81,6 +81,22 @@ def test_worst_case_is_exact(dtype: str, channels: int) -> None:
     assert np.all(product.values.astype(np.int64) == channels * encoding.qmax * 127)
 
 
+@pytest.mark.parametrize("zero", [0, 30000, 65535])
+def test_right_activation_of_uint16_is_narrowed(zero: int) -> None:
+    """Of two activations of uint16 the right one has the 256 values of uint8 over its range; a constant one keeps its 65,536."""
+    rng = np.random.default_rng(0)
+    a, b = rng.integers(0, 65536, (4, 8)).astype(np.uint16), rng.integers(0, 65536, (8, 3)).astype(np.uint16)
+    left, right = Value(a, Encoding("uint16", 0.5, 100)), Value(b, Encoding("uint16", 0.25, zero))
+    acc = accumulate("MatMul", [left, right])
+    low, high = -zero * 0.25, (65535 - zero) * 0.25
+    step = (high - low) / 255
+    bytes_of = np.clip(np.rint((b.astype(np.int64) - zero) * 0.25 / step) + np.rint(-low / step), 0, 255) - np.rint(-low / step)
+    assert np.array_equal(acc.values, (a.astype(np.int64) - 100) @ bytes_of)
+    assert float(acc.scale) == pytest.approx(0.5 * step)
+    constant = accumulate("MatMul", [left, Value(b, Encoding("uint16", 0.25, zero), is_constant=True)])
+    assert np.array_equal(constant.values, (a.astype(np.int64) - 100) @ (b.astype(np.int64) - zero))
+
+
 def test_bound_decides_the_float_type() -> None:
     """Up to 2**24 float32 is exact, up to 2**53 float64, and beyond there is an error instead of a wrong sum."""
     assert exact_dtype(2**24) is np.float32

@@ -48,10 +48,10 @@ class Constants(Mapping[str, Value]):
 def constant_value(tensor: Tensor, encoding: Encoding | None) -> Value:
     """A constant as ``encoding`` stores it; codes that it has already are taken as they are."""
     if encoding is not None and not encoding.is_float:
-        return Value(codes_of(tensor, encoding), encoding)
+        return Value(codes_of(tensor, encoding), encoding, is_constant=True)
     data = tensor.data
     assert data is not None  # the caller has a constant
-    return value_of(data, encoding)
+    return attrs.evolve(value_of(data, encoding), is_constant=True)
 
 
 def parts_of(node: Node, inputs: Sequence[Value | None], wanted: Encoding | None) -> Iterator[Sequence[Value | None]]:

@@ -13,6 +13,7 @@ class Value:
 
     data: Array
     encoding: Encoding | None = None
+    is_constant: bool = False
 
     @property
     def is_codes(self) -> bool:

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from npukit.backend import Accumulator, Call, Kernel, Result, Value
-from npukit.backend.kernels import IntegerWeight, exact_dtype, integer_bias, integer_weight, real_sum_dtype, remember
-from npukit.encoding import Array
+from npukit.backend.kernels import IntegerWeight, centered, exact_dtype, integer_bias, integer_weight, real_sum_dtype, remember
+from npukit.encoding import Array, Encoding
 from npukit.graph import Node
 
 
@@ -16,7 +16,7 @@ def matmul(call: Call) -> Sequence[Result]:
     """ONNX MatMul, the numpy matmul, of an activation and a weight or of two activations."""
     a, b = call.value(0), call.value(1)
     left = remember(call, "left", (a,), lambda: _operand(a, -2))
-    right = remember(call, "right", (b,), lambda: _operand(b, -1))
+    right = remember(call, "right", (b,), lambda: _operand(_as_bytes(b), -1))
     if left is None or right is None:
         return [np.matmul(_summed(call, 0), _summed(call, 1)).astype(np.float32, copy=False)]
     if left.scale.size > 1:
@@ -118,6 +118,20 @@ def _operand(value: Value, channel_axis: int) -> IntegerWeight | None:
     if (value.data.ndim < 2 and kind != "tensor") or (value.data.ndim > 2 and kind == "lpbq"):
         return None
     return integer_weight(value, channel_axis)
+
+
+def _as_bytes(b: Value) -> Value:
+    """The right operand as the product takes it: one of uint16 that is no constant is converted to uint8 over the same range.
+
+    So does the execution provider: builder/opbuilder/matmul_op_builder.cc of onnxruntime (MIT), with the range of utils.cc,
+    GetQuantParams: 257 times the scale, the zero point rounded. (A later version converts to symmetric 16 bits instead.)
+    """
+    encoding = b.encoding
+    if encoding is None or b.is_constant or encoding.dtype != "uint16" or encoding.granularity != "tensor":
+        return b
+    narrow = Encoding("uint8", encoding.steps * np.float32(257), np.rint(encoding.zeros / 257).astype(np.int64))
+    codes = np.rint(centered(b).astype(np.float64) / 257) + narrow.zeros
+    return Value(np.clip(codes, 0, 255).astype(np.uint8), narrow)
 
 
 def _product(a: IntegerWeight, b: IntegerWeight, bias: Value | None) -> Accumulator:
