@@ -1,0 +1,114 @@
+"""From a module, a program or a file to a graph, by way of torch.export and torch.onnx."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from npukit.errors import DataError, ModelError, UsageError
+from npukit.graph import CANONICAL_OPSET, Graph, load
+from npukit_torch.annotations import TRANSLATIONS, check_annotations, store_codes
+from npukit_torch.names import culprit, name_after_modules, reason
+
+_EXAMPLE = "example=(x, ...) holds the arguments of forward by position, example={'x': x, ...} by name"
+_CHOICE = "write what depends on values with torch.where or torch.cond, or leave it outside of the module"
+_EXPORT = "torch.export.export(module, example) has to work first"
+_OPS = "write it with other ops, or leave it outside of the module"
+
+
+def read(source: Any, example: Any, symbols: Mapping[str, int], batch: int | None) -> Graph:
+    """The graph of an nn.Module (traced with ``example``), of an ExportedProgram, or of a file that torch.export.save wrote.
+
+    Nodes, and the tensors between them, are named after the modules that they come from. Quantize and dequantize ops of
+    ``torch.ops.quantized_decomposed`` become Q/DQ nodes. Raises UsageError for an example that is missing or of no use,
+    DataError for one that the module fails on, ModelError for what cannot be exported, EncodingError for annotations that stand
+    for no grid.
+    """
+    with _quiet():
+        if isinstance(source, torch.nn.Module):
+            program = _traced(source, example)
+        elif example is not None:
+            raise UsageError("an exported program has its inputs already", hint="example= is for modules")
+        else:
+            program = source if isinstance(source, torch.export.ExportedProgram) else _loaded(Path(source))
+        exported = _to_onnx(program)
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # Windows keeps a file while it is mapped
+        path = Path(folder) / "model.onnx"
+        exported.save(path, external_data=True)
+        return load(path, symbols=symbols, batch=batch)
+
+
+def _traced(module: Any, example: Any) -> Any:
+    """The exported program of a module, as it computes when it does not train."""
+    if not isinstance(example, (tuple, Mapping)):
+        found = "none was given" if example is None else f"found {type(example).__name__}"
+        raise UsageError(f"a module is traced with an example, a tuple or a mapping: {found}", hint=_EXAMPLE)
+    args, kwargs = ((), dict(example)) if isinstance(example, Mapping) else (example, {})
+    training = [part for part in module.modules() if part.training]
+    module.eval()
+    try:
+        return torch.export.export(module, args, kwargs, strict=False)
+    except Exception as error:
+        _run(module, args, kwargs)  # when the module itself fails, that says more
+        text = reason(error)
+        hint = _CHOICE if "data-dependent" in text else _EXPORT
+        raise ModelError(f"torch cannot export {culprit(error, module)}: {text}", hint=hint) from None
+    finally:
+        for part in training:
+            part.training = True
+
+
+def _run(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Run the module on its example. Raises DataError when it fails."""
+    try:
+        with torch.no_grad():
+            module(*args, **kwargs)
+    except Exception as error:
+        raise DataError(f"{culprit(error, module)} fails on the example: {reason(error)}", hint=_EXAMPLE) from None
+
+
+def _loaded(path: Path) -> Any:
+    try:
+        with path.open("rb") as file:
+            return torch.export.load(file)
+    except OSError as error:
+        raise UsageError(f"cannot read model '{path}': {error.strerror or error}") from None
+    except Exception as error:
+        hint = "torch.export.save writes such files; the torch that reads one must not be older"
+        raise ModelError(f"'{path}' is not an exported program, or it is damaged: {reason(error)}", hint=hint) from None
+
+
+def _to_onnx(program: Any) -> Any:
+    """The ONNX program, its nodes and tensors named after modules."""
+    check_annotations(program)
+    try:
+        exported = torch.onnx.export(
+            program, dynamo=True, opset_version=CANONICAL_OPSET, verbose=False, custom_translation_table=dict(TRANSLATIONS)
+        )
+    except Exception as error:
+        raise ModelError(f"{culprit(error)} has no form in ONNX: {reason(error)}", hint=_OPS) from None
+    assert exported is not None  # with dynamo it returns a program
+    store_codes(exported.model)
+    name_after_modules(exported.model)
+    return exported
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep back what the exporter prints, logs and warns of on its way: whatever stops it, is raised."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
