@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
@@ -12,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.export.pt2_archive import PT2ArchiveReader, is_pt2_package
 
-from npukit.errors import DataError, ModelError, UsageError
+from npukit.errors import DataError, ModelError, PluginError, UsageError
 from npukit.graph import CANONICAL_OPSET, Graph, load
 from npukit_torch.annotations import TRANSLATIONS, check_annotations, store_codes
 from npukit_torch.names import culprit, name_after_modules, reason
@@ -30,7 +32,7 @@ def read(source: Any, example: Any, symbols: Mapping[str, int], batch: int | Non
     Nodes, and the tensors between them, are named after the modules that they come from. Quantize and dequantize ops of
     ``torch.ops.quantized_decomposed`` become Q/DQ nodes. Raises UsageError for an example that is missing or of no use,
     DataError for one that the module fails on, ModelError for what cannot be exported, EncodingError for annotations that stand
-    for no grid.
+    for no grid, PluginError for a file with ops of a library that is not imported.
     """
     with _quiet():
         if isinstance(source, torch.nn.Module):
@@ -77,13 +79,29 @@ def _run(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
 
 def _loaded(path: Path) -> Any:
     try:
-        with path.open("rb") as file:
-            return torch.export.load(file)
+        with path.open("rb"):
+            whole = is_pt2_package(str(path))
     except OSError as error:
         raise UsageError(f"cannot read model '{path}': {error.strerror or error}") from None
+    if not whole:
+        raise ModelError(f"'{path}' is not an exported program, or it is truncated", hint="torch.export.save writes them")
+    try:
+        return torch.export.load(path)
     except Exception as error:
-        hint = "torch.export.save writes such files; the torch that reads one must not be older"
-        raise ModelError(f"'{path}' is not an exported program, or it is damaged: {reason(error)}", hint=hint) from None
+        unknown = _unknown_ops(path)
+        if unknown:
+            hint = "import the library that brings them; on the command line --plugin FILE.py imports a file that does"
+            raise PluginError(f"'{path}' has ops that torch does not know: {', '.join(unknown)}", hint=hint) from None
+        hint = "a newer torch may have written it; torch.export.load says more"
+        raise ModelError(f"torch {torch.__version__} cannot read '{path}': {reason(error)}", hint=hint) from None
+
+
+def _unknown_ops(path: Path) -> list[str]:
+    """The ops of a saved program, "torchvision.nms", that nothing which is imported has registered."""
+    with PT2ArchiveReader(str(path)) as archive:
+        models = [archive.read_string(name) for name in archive.get_file_names() if name.startswith("models/")]
+    ops = {op for text in models for op in re.findall(r"torch\.ops\.(\w+)\.(\w+)", text)}
+    return sorted(f"{space}.{name}" for space, name in ops if not hasattr(getattr(torch.ops, space), name))
 
 
 def _to_onnx(program: Any) -> Any:
