@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable, Iterator, Mapping
-from traceback import walk_tb
 from typing import Any
-
-from npukit.errors import one_line
 
 _SCOPES = "pkg.torch.onnx.name_scopes"  # where the exporter keeps the modules around a node, and its own name
 _FUSED = "pkg.onnxscript.rewriter.rule_name"
@@ -56,43 +52,9 @@ def _free(name: str, taken: set[str]) -> str:
 
 
 def module_of(node: Any) -> str:
-    """The path of the module that a node of an exported program is in, or of the nearest after it that is in one."""
-    stack = node.meta.get("nn_module_stack") or {}
-    path = next((name for name, _ in reversed(stack.values())), "") if stack else ""
-    return path or next((found for user in node.users if (found := module_of(user))), "")
-
-
-def reason(error: BaseException) -> str:
-    """The first paragraph of what the innermost cause of an exception says, on one line."""
-    *_, cause = _chain(error)
-    return one_line(RuntimeError(str(cause).strip().partition("\n\n")[0] or type(cause).__name__))
-
-
-def culprit(error: BaseException, module: Any = None) -> str:
-    """ "module 'layers.0'" for the innermost module that was at work when an exception was raised, else "the module".
-
-    ``module`` is the outermost one, None for an exported program: there the exporter was at a node, which knows its module.
-    """
-    paths = {} if module is None else {id(part): path for path, part in module.named_modules()}
-    found = ""
-    for names in _frames(_chain(error)):
-        found = paths.get(id(names.get("self")), "") or found
-        node = names.get("node")
-        if hasattr(node, "meta") and hasattr(node, "users"):
-            found = module_of(node) or found
-    return f"module '{found}'" if found else "the module"
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """An exception, then what it was raised from."""
-    current: BaseException | None = error
-    while current is not None:
-        yield current
-        current = current.__cause__
-
-
-def _frames(errors: Iterable[BaseException]) -> Iterator[Mapping[str, Any]]:
-    """The local variables of all frames that exceptions came through, the outermost first."""
-    for error in errors:
-        for frame, _ in walk_tb(error.__traceback__):
-            yield frame.f_locals
+    """The path of the module that a node of an exported program is in, else that of the first node behind it that is in one."""
+    while True:
+        *_, path = "", *(name for name, _ in (node.meta.get("nn_module_stack") or {}).values())
+        if path or not node.users:
+            return str(path)
+        node = next(iter(node.users))

@@ -18,10 +18,11 @@ from torch.export.pt2_archive import PT2ArchiveReader, is_pt2_package
 from npukit.errors import DataError, ModelError, PluginError, UsageError
 from npukit.graph import CANONICAL_OPSET, Graph, load
 from npukit_torch.annotations import TRANSLATIONS, check_annotations, store_codes
-from npukit_torch.names import culprit, name_after_modules, reason
+from npukit_torch.failures import culprit, reason
+from npukit_torch.names import name_after_modules
 
 _EXAMPLE = "example=(x, ...) holds the arguments of forward by position, example={'x': x, ...} by name"
-_CHOICE = "write what depends on values with torch.where or torch.cond, or leave it outside of the module"
+_CHOICE = "write what depends on values with torch.where, or leave it outside of the module"
 _EXPORT = "torch.export.export(module, example) has to work first"
 _OPS = "write it with other ops, or leave it outside of the module"
 
