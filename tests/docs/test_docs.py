@@ -36,12 +36,13 @@ def demo_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_page_runs(page: Path, demo_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every python and console block of a page runs, in order, in one folder, and prints what the page shows.
 
-    A block below ``<!-- file: NAME -->`` is a file that the reader writes; a page with ``<!-- needs: MODULE -->`` is skipped where
-    that module is not installed.
+    A block below ``<!-- file: NAME -->`` is a file that the reader writes; a page with ``<!-- needs: MODULE, ... -->`` is skipped
+    where one of the modules is not installed.
     """
-    needed = re.match(r"<!-- needs: (\w+) -->", page.read_text(encoding="utf-8"))
-    if needed and importlib.util.find_spec(needed[1]) is None:
-        pytest.skip(f"{needed[1]} is not installed")
+    needed = re.match(r"<!-- needs: ([\w, ]+) -->", page.read_text(encoding="utf-8"))
+    missing = [name for name in (needed[1].split(", ") if needed else ()) if importlib.util.find_spec(name) is None]
+    if missing:
+        pytest.skip(f"{' and '.join(missing)} not installed")
     folder = tmp_path / "page"
     shutil.copytree(demo_files, folder) if page.parent.name != "tutorial" else folder.mkdir()
     monkeypatch.chdir(folder)

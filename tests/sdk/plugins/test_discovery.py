@@ -99,7 +99,7 @@ def test_what_is_known_of_plugins_is_true() -> None:
     mine = [s for s in registry.statuses() if s.name in KNOWN]
     assert {s.name: f"pip install {s.distribution}" for s in mine} == KNOWN
     assert {name: s.name for s in mine for name in s.optimizers} == known.OPTIMIZERS
-    assert set(known.CAPABILITIES.values()) <= set(KNOWN)
+    assert {*known.CAPABILITIES.values(), *known.READERS.values()} <= set(KNOWN)
     profiled: Any = known.CAPABILITIES["profile"]
     assert registry.resolve(profiled)[0].name == profiled
     assert registry.resolve(known.DEFAULT_BACKEND)[0].name == known.DEFAULT_BACKEND

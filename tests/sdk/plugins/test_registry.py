@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import attrs
 import numpy as np
 import pytest
 
@@ -13,6 +14,7 @@ from npukit.errors import PluginError, UsageError
 from npukit.events import Event
 from npukit.graph import Graph, Node, make_graph
 from npukit.plugins import Registry, hookimpl
+from npukit.quantization import read_source
 
 
 def plugin_file(folder: Path, body: str) -> Path:
@@ -68,6 +70,46 @@ def test_resolve(tmp_path: Path) -> None:
         registry.resolve("hpt")
     with pytest.raises(UsageError, match=r"none\.yaml"):
         registry.resolve("htp", soc_file=tmp_path / "none.yaml")
+
+
+def test_load_model_reads_objects() -> None:
+    """A plugin may read any object, with what the request says of it; an example that nobody needs is refused."""
+
+    class Program:
+        """A model of some library."""
+
+    class Plugin:
+        @hookimpl
+        def load_model(self, source: Any, example: Any, symbols: Any, batch: int | None) -> Graph | None:
+            if not isinstance(source, Program):
+                return None
+            (x,) = example
+            nodes = [Node("QuantizeLinear", "q", ("x", "s"), ("c",)), Node("DequantizeLinear", "d", ("c", "s"), ("y",))]
+            return make_graph(nodes, {"x": ("float32", (batch, symbols["N"], *x.shape))}, ["y"], {"s": np.float32(0.5)})
+
+    registry = Registry.load()
+    registry.add("mine", Plugin())
+    request = nk.Request(Program(), symbols={"N": 3}, batch=2)
+    source = read_source(request, example=(np.zeros(4),), registry=registry)
+    assert source.graph.tensor("x").shape == (2, 3, 4)
+    assert source.encodings["x"].dtype == "uint8"
+    assert nk.check(attrs.evolve(request, example=(np.zeros(4),)), registry=registry).verdict == "accepted"
+    assert nk.check(request, example=(np.zeros(4),), registry=registry).verdict == "accepted"
+    for other in (source, source.graph, b"", "model.onnx"):
+        with pytest.raises(UsageError, match="is not traced"):
+            read_source(other, example=(np.zeros(4),), registry=registry)
+    with pytest.raises(UsageError, match="a model is a path, bytes, Graph, Package or Quantized, not Program"):
+        read_source(request)
+
+
+def test_models_of_a_plugin_that_is_not_here(tmp_path: Path) -> None:
+    """What would read them is named, for a file by its suffix, for an object by the library of its class."""
+    (tmp_path / "model.pt2").write_bytes(b"PK\x03\x04")
+    module = type("Linear", (type("Module", (), {"__module__": "torch.nn.modules.module"}),), {"__module__": "mine"})
+    for source in (tmp_path / "model.pt2", str(tmp_path / "model.pt2"), module()):
+        with pytest.raises(PluginError, match="is read by plugin 'torch'") as caught:
+            read_source(source, registry=Registry())
+        assert caught.value.hint == "pip install npukit-torch"
 
 
 def test_load_model_and_events() -> None:

@@ -354,6 +354,11 @@ def test_node_types() -> None:
     assert made.package.types == {"conv": "int", "end": "float16"}
     with pytest.raises(UsageError, match="no node 'ends'"):
         nk.check(network(), Npu(), options=nk.Options(node_types={"ends": "float16"}))
+    several = nk.Options(node_types={"*": "float32", "[ce]*": "float16", "end": "int"}, strict=False)
+    by_pattern = nk.quantize(network(), Npu(), data=samples(), options=several)
+    assert by_pattern.package.types == {"conv": "float16", "end": "int"}
+    with pytest.raises(UsageError, match=r"no node 'end\.\*'"):
+        nk.check(network(), Npu(), options=nk.Options(node_types={"end.*": "float16"}))
     again = nk.quantize(made, Npu(), data=samples(), options=nk.Options(strict=False))
     assert again.package.types == made.package.types
     assert dict(again.package.manifest.options["node_types"]) == {"end": "float16"}

@@ -57,7 +57,7 @@ def add_edges(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("contract")
     text = "hand over an input or output as codes (its encoding type), float16 or float32, in a layout such as NHWC"
     group.add_argument("--edge", action="append", default=[], metavar="NAME=TYPE[:LAYOUT]", dest="edges", help=text)
-    text = "compute a node in int, float16 or float32 (may be repeated)"
+    text = "compute a node, or all that a pattern such as 'layers.0.*' fits, in int, float16 or float32 (may be repeated)"
     group.add_argument("--node-type", action="append", default=[], metavar="NODE=TYPE", dest="node_types", help=text)
     text = "keep the model symbolic and run it with these sizes (may be repeated: one package for several shapes)"
     group.add_argument("--bind", action="append", default=[], metavar="SYMBOL=N,...", dest="bindings", help=text)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from npukit.plugins.hookspecs import hookimpl
-from npukit.plugins.known import CAPABILITIES, DEFAULT_BACKEND, FLOAT_BACKEND, KNOWN, OPTIMIZERS, REFERENCE
+from npukit.plugins.known import CAPABILITIES, DEFAULT_BACKEND, FLOAT_BACKEND, KNOWN, OPTIMIZERS, READERS, REFERENCE
 
 if TYPE_CHECKING:
     from npukit.backend import Backend, Target
@@ -19,6 +19,7 @@ __all__ = [
     "FLOAT_BACKEND",
     "KNOWN",
     "OPTIMIZERS",
+    "READERS",
     "REFERENCE",
     "PluginStatus",
     "Registry",

@@ -22,6 +22,7 @@ import pluggy
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Mapping
 
     from npukit.backend import Backend
     from npukit.events import Event
@@ -56,8 +57,13 @@ def register_commands(subparsers: argparse._SubParsersAction[Any]) -> None:
 
 
 @hookspec(firstresult=True)
-def load_model(source: Any) -> Graph | None:
-    """Return the graph of a model that this plugin can read, or None; ONNX is read when nobody else wants it."""
+def load_model(source: Any, example: Any, symbols: Mapping[str, int], batch: int | None) -> Graph | None:
+    """Return the graph of a model that this plugin can read, a path or any object, or None; ONNX is read when nobody else wants it.
+
+    ``example``: the inputs to trace a model with, a tuple or name -> input, or None. ``symbols`` and ``batch``: the sizes that
+    symbolic dimensions of the graph are to have, and the first dimension of every input. Q/DQ nodes in the graph become encodings.
+    An implementation may leave out arguments.
+    """
 
 
 @hookspec

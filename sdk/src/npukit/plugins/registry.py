@@ -127,9 +127,12 @@ class Registry:
         """The backend whose op constraints plan models for ``backend``: itself, or the one it names when that is installed."""
         return self._backends.get(backend.plans_as, backend)
 
-    def load_model(self, source: Any) -> Graph | None:
+    def load_model(
+        self, source: Any, *, example: Any = None, symbols: Mapping[str, int] | None = None, batch: int | None = None
+    ) -> Graph | None:
         """The graph of a model that some plugin reads, or None."""
-        graph: Graph | None = self._manager.hook.load_model(source=source)
+        hook = self._manager.hook.load_model
+        graph: Graph | None = hook(source=source, example=example, symbols=symbols or {}, batch=batch)
         return graph
 
     def track(self, event: Event) -> None:

@@ -14,16 +14,21 @@ from npukit.quantization.settings import default_settings, idle_settings
 
 
 def check(
-    source: Any, backend: str | Backend | Target = "", *, options: Options | None = None, registry: Registry | None = None
+    source: Any,
+    backend: str | Backend | Target = "",
+    *,
+    example: Any = None,
+    options: Options | None = None,
+    registry: Registry | None = None,
 ) -> CheckResult:
     """Say from the model alone, without data, whether a backend would accept it, with all problems at once.
 
     A float model is judged as ``quantize`` with the same options would make it; a package as it is, unless the request has
-    overrides or ``options`` ask for types.
+    overrides or ``options`` ask for types. ``example`` is that of a Request.
     """
     options = options or Options()
     registry = registry or Registry.load()
-    origin = read_source(source, registry=registry)
+    origin = read_source(source, example=example, registry=registry)
     target = resolve(backend, origin, registry)
     if origin.manifest is not None and origin.overrides is None and not options.decisions():
         return _package(origin, target, options)

@@ -28,8 +28,9 @@ class Options:
     """How to quantize. Empty types and None mean: as the backend does by default.
 
     ``calibration`` names an observer: min-max, percentile, entropy, mse, sqnr, or one that a plugin brings. ``float_fallback`` lets
-    ops without a kernel run in float16; ``node_types`` says of nodes, by name, what they compute in ("int", "float16", "float32").
-    ``edges`` are what callers hand over and get at graph inputs and outputs (all others: real values in the model's own types).
+    ops without a kernel run in float16; ``node_types`` says of nodes, by name or by a pattern of names ("layers.0.*"), what they
+    compute in ("int", "float16", "float32"). ``edges`` are what callers hand over and get at graph inputs and outputs (all others:
+    real values in the model's own types).
     ``bindings`` keeps the model symbolic in the package, with these sizes of its symbols to run it with. ``strict`` raises when the
     result violates the backend's constraints; otherwise the violations are only listed. ``legalize`` first makes the smallest
     change of encodings that ends the violations.

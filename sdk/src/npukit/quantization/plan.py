@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
 
 import attrs
 import numpy as np
@@ -200,12 +201,18 @@ def _shapes(graph: Graph, given: Mapping[str, Encoding]) -> tuple[str, ...]:
 
 
 def known_nodes(graph: Graph, types: Mapping[str, str]) -> Mapping[str, str]:
-    """``types`` as they are. Raises UsageError when one is of a node that is not there."""
-    names = {node.name for node in graph.nodes}
-    for name in types:
-        if name not in names:
-            raise UsageError(f"the model has no node '{name}'", hint=did_you_mean(name, names))
-    return types
+    """``types`` by the names of nodes. A key that is no name is a pattern of them, "layers.0.*"; of several, the last one counts.
+
+    Raises UsageError for a key without nodes.
+    """
+    names = [node.name for node in graph.nodes]
+    found: dict[str, str] = {}
+    for key, dtype in types.items():
+        meant = [key] if key in names else [name for name in names if fnmatchcase(name, key)]
+        if not meant:
+            raise UsageError(f"the model has no node '{key}'", hint=did_you_mean(key, names))
+        found |= dict.fromkeys(meant, dtype)
+    return found
 
 
 def _spread_origin(encoding: Encoding) -> Encoding:

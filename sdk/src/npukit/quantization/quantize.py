@@ -29,6 +29,7 @@ def quantize(
     backend: str | Backend | Target = "",
     *,
     data: Any = None,
+    example: Any = None,
     options: Options | None = None,
     optimize: str | Sequence[str | Optimizer] = (),
     config: str | os.PathLike[str] | Mapping[str, Any] | None = None,
@@ -39,19 +40,19 @@ def quantize(
 ) -> Quantized:
     """Give every tensor of a model an encoding that the backend accepts.
 
-    ``source``: a model, or a Request with overrides, symbols and batch. ``backend``: "htp", "htp:sm8750", or a Target with settings
-    of its own; "" is the one that a package was made for, else the default. ``data``: calibration samples, anything that
-    ``open_data`` takes, or a Profile; not needed when overrides or fixed grids decide everything. ``optimize`` names optimizers
-    ("cle,adaround") that run in that order before the last calibration, configured by ``config`` (a YAML file or its content), on
-    ``engine`` (npukit's own by default). A package keeps its encodings, unless ``options`` ask for types or a calibration: then
-    only its overrides stay.
+    ``source``: a model, or a Request with overrides, symbols and batch; ``example`` is that of a Request. ``backend``: "htp",
+    "htp:sm8750", or a Target with settings of its own; "" is the one that a package was made for, else the default. ``data``:
+    calibration samples, anything that ``open_data`` takes, or a Profile; not needed when overrides or fixed grids decide
+    everything. ``optimize`` names optimizers ("cle,adaround") that run in that order before the last calibration, configured by
+    ``config`` (a YAML file or its content), on ``engine`` (npukit's own by default). A package keeps its encodings, unless
+    ``options`` ask for types or a calibration: then only its overrides stay.
 
     Raises ConstraintError with all problems when the result is not legal and ``options.strict``; EncodingError for overrides that
     match no tensor unless the request is lenient; DataError for bad data; ModelError for a bad model; UsageError for unknown names.
     """
     options = options or Options()
     registry = registry or Registry.load()
-    origin = read_source(source, registry=registry)
+    origin = read_source(source, example=example, registry=registry)
     target = resolve(backend, origin, registry)
     origin = freed(origin, options)
     observer = find_observer(options.calibration, registry.observers())

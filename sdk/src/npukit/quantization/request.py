@@ -12,10 +12,10 @@ import attrs
 from npukit.backend import Backend, Edge, Target
 from npukit.encoding import Encoding
 from npukit.encoding.formats import extract_qdq, read_encodings
-from npukit.errors import DataError, UsageError
+from npukit.errors import DataError, PluginError, UsageError
 from npukit.graph import Graph, load, source_hash
 from npukit.package import Manifest, Package, is_package, read_package
-from npukit.plugins import DEFAULT_BACKEND, Registry
+from npukit.plugins import DEFAULT_BACKEND, KNOWN, READERS, Registry
 from npukit.quantization.options import Options
 from npukit.quantization.result import Quantized
 
@@ -24,9 +24,10 @@ from npukit.quantization.result import Quantized
 class Request:
     """A model and what a user says about it.
 
-    ``source``: a path (.onnx, .dlc, or what a plugin reads), ONNX bytes, a Graph, a Package or a Quantized. ``overrides``: an
-    encodings file, or tensor -> Encoding; ``lenient`` skips those that match no tensor instead of refusing them. ``symbols`` binds
-    symbolic dimensions, ``batch`` the first dimension of every input. Every function that takes a model takes a Request in its
+    ``source``: a path (.onnx, .dlc), ONNX bytes, a Graph, a Package, a Quantized, or a path or an object that a plugin reads.
+    ``overrides``: an encodings file, or tensor -> Encoding; ``lenient`` skips those that match no tensor instead of refusing them.
+    ``symbols`` binds symbolic dimensions, ``batch`` the first dimension of every input. ``example``: the inputs that a model which
+    is a program (an nn.Module) is traced with, a tuple or name -> input. Every function that takes a model takes a Request in its
     place.
     """
 
@@ -35,6 +36,7 @@ class Request:
     symbols: Mapping[str, int] = attrs.field(factory=dict)
     batch: int | None = None
     lenient: bool = False
+    example: Any = None
 
 
 @attrs.frozen(eq=False)
@@ -65,18 +67,23 @@ class Source:
         return {**self.encodings, **(self.overrides or {})}
 
 
-def read_source(source: Any, *, registry: Registry | None = None) -> Source:
-    """Read a model, or a Request with one. Raises UsageError for what is no model, ModelError for a damaged one, EncodingError for
-    overrides that match no tensor."""
-    if isinstance(source, Source):
-        return source
+def read_source(source: Any, *, example: Any = None, registry: Registry | None = None) -> Source:
+    """Read a model, or a Request with one; ``example`` is that of a request. Raises UsageError for what is no model, ModelError for
+    a damaged one, EncodingError for overrides that match no tensor."""
     request = source if isinstance(source, Request) else Request(source)
+    if example is not None:
+        request = attrs.evolve(request, example=example)
     found = _read(request, registry or Registry.load())
     return found if request.overrides is None else _overridden(found, request)
 
 
 def _read(request: Request, registry: Registry) -> Source:
     source = request.source
+    if not isinstance(source, (Source, Quantized, Package, Graph)):
+        graph = registry.load_model(source, example=request.example, symbols=request.symbols, batch=request.batch)
+        if graph is not None:
+            return _of_graph(graph, source)
+    _refuse(request)
     if isinstance(source, Source):
         return source
     if isinstance(source, Quantized):
@@ -85,19 +92,38 @@ def _read(request: Request, registry: Registry) -> Source:
         return _of_package(source)
     if isinstance(source, Graph):
         return Source(source, name=source.name)
-    if not isinstance(source, (str, os.PathLike, bytes)):
-        raise UsageError(f"a model is a path, bytes, Graph, Package or Quantized, not {type(source).__name__}")
-    path = None if isinstance(source, bytes) else Path(source)
-    if path is not None and is_package(path):
+    if not isinstance(source, bytes) and is_package(source):
         if request.symbols or request.batch is not None:
-            raise UsageError(f"{path} is compiled already: symbols and batch are bound when a model is read from ONNX")
-        return _of_package(read_package(path))
-    graph = registry.load_model(source)
-    if graph is None:
-        graph = load(source, symbols=request.symbols, batch=request.batch)
+            raise UsageError(f"{source} is compiled already: symbols and batch are bound when a model is read from ONNX")
+        return _of_package(read_package(source))
+    return _of_graph(load(source, symbols=request.symbols, batch=request.batch), source)
+
+
+def _refuse(request: Request) -> None:
+    """Raise PluginError for what only a plugin that is not installed would read, UsageError for other objects that are no model and
+    for an example that has no effect."""
+    source = request.source
+    packages = [kind.__module__.partition(".")[0] for kind in type(source).__mro__]
+    keys = [Path(source).suffix] if isinstance(source, (str, os.PathLike)) else packages
+    reader = next((READERS[key] for key in keys if key in READERS), None)
+    if reader is not None:
+        raise PluginError(f"{_label(source)} is read by plugin '{reader}', which is not here", hint=KNOWN[reader])
+    if not isinstance(source, (Source, Quantized, Package, Graph, str, os.PathLike, bytes)):
+        raise UsageError(f"a model is a path, bytes, Graph, Package or Quantized, not {type(source).__name__}")
+    if request.example is not None:
+        raise UsageError(f"{_label(source)} is not traced", hint="an example is for models that are programs, such as an nn.Module")
+
+
+def _label(source: object) -> str:
+    return f"'{source}'" if isinstance(source, (str, os.PathLike)) else f"a {type(source).__name__}"
+
+
+def _of_graph(graph: Graph, source: Any) -> Source:
+    """The graph of a model without its Q/DQ nodes, and the encodings that they stood for."""
     encodings: dict[str, Encoding] = {}
     if any(node.op in ("QuantizeLinear", "DequantizeLinear") for node in graph.nodes):
         graph, encodings = extract_qdq(graph)
+    path = Path(source) if isinstance(source, (str, os.PathLike)) else None
     sha256 = source_hash(path) if path is not None and path.is_file() else ""
     return Source(graph, encodings, name=path.name if path else graph.name, sha256=sha256)
 

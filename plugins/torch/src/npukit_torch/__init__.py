@@ -1,0 +1,1 @@
+"""The door from PyTorch: modules and exported programs become graphs."""
