@@ -66,8 +66,8 @@ def decoder(sizes: Sizes, tokens: int, seed: int = 0) -> Graph:
     """The graph for ``tokens`` tokens at a time.
 
     Inputs: input_ids [1, tokens] int64; cos and sin [1, 1, tokens, head]; mask [1, 1, tokens, cache + tokens], added to the scores;
-    past_key_N and past_value_N [1, key_heads, cache, head] per layer. Outputs: logits [1, tokens, words], new_key_N and new_value_N:
-    the caches with the tokens at their end, the oldest ones having moved out at the front.
+    past_key_N and past_value_N [1, key_heads, cache, head] per layer. Outputs: logits [1, tokens, words], new_key_N and
+    new_value_N: the caches with the tokens at their end, the oldest ones having moved out at the front.
     """
     made = _Maker(sizes, tokens, weights(sizes, seed))
     state = made.node("Gather", "embedded", "embedding", "input_ids")
@@ -76,7 +76,7 @@ def decoder(sizes: Sizes, tokens: int, seed: int = 0) -> Graph:
     made.node("MatMul", "logits", made.normal(state, "final"), "head")
     spread = (1, 1, tokens, sizes.head)
     inputs: dict[str, tuple[str, tuple[int, ...]]] = {"input_ids": ("int64", (1, tokens))}
-    inputs |= {name: ("float32", spread) for name in ("cos", "sin")}
+    inputs |= dict.fromkeys(("cos", "sin"), ("float32", spread))
     inputs |= {"mask": ("float32", (1, 1, tokens, sizes.cache + tokens))}
     inputs |= {name: ("float32", value.shape) for name, value in empty(sizes).items()}
     outputs = ["logits", *(name.replace("past", "new") for name in empty(sizes))]

@@ -19,6 +19,10 @@ def _types(instance: object, attribute: Any, value: Mapping[str, str]) -> None:
             raise UsageError(f"node '{node}' cannot compute in '{dtype}'", hint=did_you_mean(dtype, COMPUTE_TYPES))
 
 
+def _ties(value: Mapping[str, str] | Iterable[Iterable[str]]) -> tuple[tuple[str, str], ...]:
+    return tuple((a, b) for a, b in (value.items() if isinstance(value, Mapping) else value))
+
+
 def _bindings(value: Iterable[Mapping[str, int]]) -> tuple[Mapping[str, int], ...]:
     return tuple(dict(binding) for binding in value)
 
@@ -30,9 +34,10 @@ class Options:
     ``calibration`` names an observer: min-max, percentile, entropy, mse, sqnr, or one that a plugin brings. ``float_fallback`` lets
     ops without a kernel run in float16; ``node_types`` says of nodes, by name, what they compute in ("int", "float16", "float32").
     ``edges`` are what callers hand over and get at graph inputs and outputs (all others: real values in the model's own types).
-    ``bindings`` keeps the model symbolic in the package, with these sizes of its symbols to run it with. ``strict`` raises when the
-    result violates the backend's constraints; otherwise the violations are only listed. ``legalize`` first makes the smallest
-    change of encodings that ends the violations.
+    ``ties`` are pairs of tensors that get one grid, by name or with wildcards ({"past_*": "new_*"}); an output tied to an input
+    is what that input gets at the next step of a sequence. ``bindings`` keeps the model symbolic in the package, with these sizes
+    of its symbols to run it with. ``strict`` raises when the result violates the backend's constraints; otherwise the violations
+    are only listed. ``legalize`` first makes the smallest change of encodings that ends the violations.
     """
 
     activations: str = ""
@@ -47,12 +52,13 @@ class Options:
     limit: int | None = None
     node_types: Mapping[str, str] = attrs.field(factory=dict, validator=_types)
     edges: Mapping[str, Edge] = attrs.field(factory=dict)
+    ties: tuple[tuple[str, str], ...] = attrs.field(default=(), converter=_ties)
     bindings: tuple[Mapping[str, int], ...] = attrs.field(default=(), converter=_bindings)
 
     def decisions(self) -> tuple[str, ...]:
         """The options that decide about encodings and are not left as they are by default."""
         default = Options()
-        names = ("activations", "weights", "per_channel", "calibration", "percentile")
+        names = ("activations", "weights", "per_channel", "calibration", "percentile", "ties")
         return tuple(name for name in names if getattr(self, name) != getattr(default, name))
 
     def precision(self, default: Precision) -> Precision:

@@ -17,6 +17,7 @@ from npukit.quantization.masks import clipped, lowest_useful
 from npukit.quantization.options import Options
 from npukit.quantization.request import Source
 from npukit.quantization.roles import copy_per_role
+from npukit.quantization.tied import as_shared, tie_problems, tied_pairs
 
 _GRIDS = frozenset(dtype for dtype, bits in INT_BITS.items() if bits <= 16)
 # Stands for a range that only data would tell: neither symmetric nor one-sided, so that no rule takes it for a special case.
@@ -44,7 +45,9 @@ class Task:
         prepared, given = copies.graph, copies.spread(source.given)
         types = {**source.types, **known_nodes(prepared, options.node_types)}
         fallback = options.float_fallback or source.float_fallback
-        options = attrs.evolve(options, node_types=types, float_fallback=fallback)  # what a package was made with stays asked for
+        ties = (*source.ties, *options.ties)
+        # What a package was made with stays asked for.
+        options = attrs.evolve(options, node_types=types, float_fallback=fallback, ties=ties)
         notes = (*source.notes, *vanished(prepared, given))
         return cls.of(prepared, target, options, given, notes, types)
 
@@ -61,8 +64,11 @@ class Task:
         """The task of a graph that is prepared already."""
         precision = options.precision(target.precision)
         decided = {n: e for n, e in given.items() if n in prepared.tensors and n not in prepared.index_tensors}
-        known = propagate(prepared, decided)
+        ties = tied_pairs(prepared, options.ties)
+        options = attrs.evolve(options, ties=ties)
+        known = propagate(prepared, decided, ties)
         plan = target.rules.plan(prepared, precision, known)
+        plan = attrs.evolve(plan, shared=(*plan.shared, *as_shared(ties)))
         floats = {n for n, e in known.items() if e.is_float}
         grids = {n: d for n, d in plan.activations.items() if n not in floats and d in _GRIDS}
         solution = solve(grids, plan.shared, plan.fixed, {n: e for n, e in known.items() if n in grids})
@@ -158,13 +164,16 @@ class Task:
         pairs = [(c, encodings.get(c.tensor_a), encodings.get(c.tensor_b)) for c in self.solution.conflicts]
         apart = [c for c, a, b in pairs if a is not None and b is not None and not a.same_grid(b)]
         conflicts = tuple(_conflict_problem(c) for c in apart)
+        told = {frozenset((c.tensor_a, c.tensor_b)) for c in apart}
+        ties = tuple(pair for pair in self.options.ties if frozenset(pair) not in told)
+        conflicts += tuple(tie_problems(ties, encodings))
         found = self.target.problems(self.graph, encodings, types=self.types, float_fallback=self.options.float_fallback)
         return conflicts + found
 
     def legal(self, encodings: Mapping[str, Encoding]) -> tuple[tuple[Change, ...], dict[str, Encoding]]:
         """The smallest change that makes the encodings legal, and the encodings after it."""
-        conflicts, fallback = self.solution.conflicts, self.options.float_fallback
-        return repair(self.target.rules, self.graph, encodings, conflicts=conflicts, float_fallback=fallback)
+        conflicts, ties, fallback = self.solution.conflicts, self.options.ties, self.options.float_fallback
+        return repair(self.target.rules, self.graph, encodings, conflicts=conflicts, ties=ties, float_fallback=fallback)
 
 
 def bound_problems(
@@ -229,5 +238,5 @@ def _range_of(tensor: Tensor) -> Range:
 
 
 def _conflict_problem(conflict: Conflict) -> Problem:
-    hint = "give them one encoding, or drop one of the overrides"
+    hint = "give them one encoding, or drop one of the overrides or ties"
     return Problem("error", "conflict", conflict.tensor_a, "tie", conflict.tensor_b, str(conflict), hint)
