@@ -89,6 +89,10 @@ def add_precision(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--weights", default="", metavar="TYPE", help="int8, int4, int16 ... (default: the backend's)")
     channel = group.add_mutually_exclusive_group()
     channel.add_argument("--per-channel", dest="per_channel", action="store_const", const=True, help="one scale per channel")
+    text = "scales for N inputs of a channel each, where an op takes them"
+    channel.add_argument("--per-block", type=positive, default=0, metavar="N", help=text)
+    text = "the same as whole multiples (1 to 16) of a scale of the channel, which is LPBQ"
+    channel.add_argument("--lpbq", type=positive, default=0, metavar="N", help=text)
     channel.add_argument("--per-tensor", dest="per_channel", action="store_const", const=False, help="one scale per weight")
     group.add_argument(
         "--float-fallback", action="store_true", help="run in float what the backend cannot run quantized, instead of refusing"
@@ -235,8 +239,9 @@ def options_from(args: argparse.Namespace) -> Options:
             hint = did_you_mean(given_type, [*INT_BITS, *FLOAT_BITS])
             raise UsageError(f"--{flag}: there is no type '{given_type}'", hint=hint)
 
-    known = ("activations", "weights", "per_channel", "calibration", "percentile", "float_fallback", "strict", "seed", "limit")
-    given: dict[str, Any] = {name: getattr(args, name) for name in (*known, "legalize") if hasattr(args, name)}
+    precision = ("activations", "weights", "per_channel", "per_block", "lpbq", "float_fallback")
+    known = (*precision, "calibration", "percentile", "strict", "legalize", "seed", "limit")
+    given: dict[str, Any] = {name: getattr(args, name) for name in known if hasattr(args, name)}
     if hasattr(args, "edges"):
         given["edges"] = {name: _edge(value) for name, value in pairs_from(args.edges, "--edge")}
         given["node_types"] = dict(pairs_from(args.node_types, "--node-type"))

@@ -29,7 +29,10 @@ def _bindings(value: Iterable[Mapping[str, int]]) -> tuple[Mapping[str, int], ..
 
 @attrs.frozen
 class Options:
-    """How to quantize. Empty types and None mean: as the backend does by default.
+    """How to quantize. Empty types, None and 0 mean: as the backend does by default.
+
+    ``per_block`` and ``lpbq`` are sizes of blocks of inputs: weights of ops that have such a form get a float scale per block, or
+    LPBQ grids (an integer 1..16 times a float scale per channel). UsageError for both, or with a ``per_channel`` that is False.
 
     ``calibration`` names an observer: min-max, percentile, entropy, mse, sqnr, or one that a plugin brings. ``float_fallback`` lets
     ops without a kernel run in float16; ``node_types`` says of nodes, by name, what they compute in ("int", "float16", "float32").
@@ -43,6 +46,8 @@ class Options:
     activations: str = ""
     weights: str = ""
     per_channel: bool | None = None
+    per_block: int = 0
+    lpbq: int = 0
     calibration: str = "min-max"
     percentile: float = 99.99
     float_fallback: bool = False
@@ -55,14 +60,22 @@ class Options:
     ties: tuple[tuple[str, str], ...] = attrs.field(default=(), converter=_ties)
     bindings: tuple[Mapping[str, int], ...] = attrs.field(default=(), converter=_bindings)
 
+    def __attrs_post_init__(self) -> None:
+        if min(self.per_block, self.lpbq) < 0:
+            raise UsageError(f"a block has 1 weight or more, found {min(self.per_block, self.lpbq)}")
+        if (self.per_channel is False) + bool(self.per_block) + bool(self.lpbq) > 1:
+            raise UsageError("weights have one scale, scales per block, or LPBQ grids: ask for one of them")
+
     def decisions(self) -> tuple[str, ...]:
         """The options that decide about encodings and are not left as they are by default."""
         default = Options()
-        names = ("activations", "weights", "per_channel", "calibration", "percentile", "ties")
+        names = ("activations", "weights", "per_channel", "per_block", "lpbq", "calibration", "percentile", "ties")
         return tuple(name for name in names if getattr(self, name) != getattr(default, name))
 
     def precision(self, default: Precision) -> Precision:
         """``default`` with the types that are asked for here."""
+        if self.per_block or self.lpbq:
+            default = attrs.evolve(default, per_block=self.per_block, lpbq=self.lpbq)
         return attrs.evolve(
             default,
             activations=self.activations or default.activations,

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 import attrs
 import numpy as np
 
-from npukit.backend import Plan, Precision, Problem, Target, port_axis
+from npukit.backend import Plan, Precision, Problem, Target, port_axis, takes_blocks
 from npukit.calibration import Range
 from npukit.encoding import INT_BITS, Conflict, Encoding, Solution, propagate, solve
 from npukit.errors import ModelError, UsageError, did_you_mean
@@ -72,7 +72,7 @@ class Task:
         floats = {n for n, e in known.items() if e.is_float}
         grids = {n: d for n, d in plan.activations.items() if n not in floats and d in _GRIDS}
         solution = solve(grids, plan.shared, plan.fixed, {n: e for n, e in known.items() if n in grids})
-        notes = (*notes, *_shapes(prepared, given), *_unmet(options.weights, plan, known))
+        notes = (*notes, *_shapes(prepared, given), *_unmet(options.weights, plan, known), *_whole(precision, plan, known))
         return cls(prepared, target, options, precision, known, plan, solution, types or {}, notes)
 
     def unknown(self) -> list[str]:
@@ -149,15 +149,12 @@ class Task:
             raise ModelError(f"weight '{name}' has no values, its shape is {list(data.shape)}", hint="take its node out")
         if lowest is not None:
             data = np.maximum(data, lowest)
-        axis = port_axis(port, data.ndim)
-        per_channel = self.precision.per_channel and "channel" in port.granularity and axis is not None
-        return self.target.scheme.weight(
-            data,
-            dtype,
-            granularity="channel" if per_channel else "tensor",
-            axis=axis if per_channel else None,
-            symmetric=True if port.symmetric is not None else None,
-        )
+        axis, symmetric = port_axis(port, data.ndim), True if port.symmetric is not None else None
+        kind, size = self.precision.blocks
+        if not takes_blocks(port, kind):
+            per_channel = self.precision.per_channel and "channel" in port.granularity and axis is not None
+            kind, size, axis = ("channel", 0, axis) if per_channel else ("tensor", 0, None)
+        return self.target.scheme.weight(data, dtype, granularity=kind, axis=axis, block_size=size or None, symmetric=symmetric)
 
     def problems(self, encodings: Mapping[str, Encoding]) -> tuple[Problem, ...]:
         """What is wrong with complete encodings."""
@@ -229,6 +226,15 @@ def _unmet(wished: str, plan: Plan, given: Mapping[str, Encoding]) -> tuple[str,
         return ()
     shown = ", ".join(f"{name} {dtype}" for name, dtype in sorted(others.items())[:5])
     return (f"{len(others)} of {len(plan.weights)} weights have no {wished} form here and get another type: {shown}",)
+
+
+def _whole(precision: Precision, plan: Plan, given: Mapping[str, Encoding]) -> tuple[str, ...]:
+    """A note when weights cannot have the blocks that were asked for."""
+    kind, names = precision.blocks[0], [name for name in plan.weights if name not in given]
+    others = [name for name in names if kind and not takes_blocks(plan.weight_ports[name], kind)]
+    if not others:
+        return ()
+    return (f"{len(others)} of {len(plan.weights)} weights have no {kind} form here and get another one: {', '.join(others[:5])}",)
 
 
 def _range_of(tensor: Tensor) -> Range:
