@@ -45,7 +45,7 @@ class Task:
         prepared, given = copies.graph, copies.spread(source.given)
         types = {**source.types, **known_nodes(prepared, options.node_types)}
         fallback = options.float_fallback or source.float_fallback
-        ties = (*source.ties, *options.ties)
+        ties = tied_pairs(prepared, (*source.ties, *options.ties))
         # What a package was made with stays asked for.
         options = attrs.evolve(options, node_types=types, float_fallback=fallback, ties=ties)
         notes = (*source.notes, *vanished(prepared, given))
@@ -61,10 +61,10 @@ class Task:
         notes: tuple[str, ...] = (),
         types: Mapping[str, str] | None = None,
     ) -> Task:
-        """The task of a graph that is prepared already."""
+        """The task of a graph that is prepared already, or of a part of one; the ties of ``options`` are names in full."""
         precision = options.precision(target.precision)
         decided = {n: e for n, e in given.items() if n in prepared.tensors and n not in prepared.index_tensors}
-        ties = tied_pairs(prepared, options.ties)
+        ties = tuple((a, b) for a, b in options.ties if a in prepared.tensors and b in prepared.tensors)
         options = attrs.evolve(options, ties=ties)
         known = propagate(prepared, decided, ties)
         plan = target.rules.plan(prepared, precision, known)
