@@ -15,7 +15,7 @@ from npukit.demo import decoder
 from npukit.diagnosis import Generation, compare_steps
 from npukit.diagnosis.sqnr import decibels_of, powers
 from npukit.errors import DataError, UsageError
-from npukit.graph import Graph, Node, make_graph
+from npukit.graph import Graph, Node, Tensor, make_graph
 from npukit.plugins import Registry
 from npukit.quantization import open_session
 
@@ -30,10 +30,12 @@ FOUR = nk.Options(activations="uint16", weights="int4", ties=TIES)
 
 @pytest.fixture(scope="module")
 def rough() -> Any:
-    """Weights of two bits or so: far enough from the float model that its choices differ."""
-    return nk.quantize(
-        STEP, "htp", data=DATA, options=nk.Options(activations="uint8", weights="int4", ties=TIES), registry=REGISTRY
-    )
+    """A model with other weights at the end, so that its choices part from those of the float model some steps on."""
+    head = STEP.constant("head")
+    assert head is not None
+    noise = np.random.default_rng(5).normal(0, 0.2 * head.std(), head.shape).astype(np.float32)
+    other = STEP.with_tensors([Tensor.constant("head", head + noise)])
+    return nk.quantize(other, "htp", data=DATA, options=nk.Options(activations="uint16", ties=TIES), registry=REGISTRY)
 
 
 def by_hand(model: Any, backend: str, words: list[int] | None, prompt: int) -> tuple[list[int], list[np.ndarray]]:
