@@ -46,6 +46,7 @@ bench: $(STAMP)
 	$(BIN)/python bench/accuracy.py --zoo $(ZOO)
 	$(BIN)/python bench/calibration.py --zoo $(ZOO)
 	$(BIN)/python bench/speed.py --zoo $(ZOO)
+	$(BIN)/python bench/decoder.py
 
 docs: $(STAMP)
 	$(BIN)/python -m pip install --quiet --group docs

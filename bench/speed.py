@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 MODELS = ("ultraface_rfb_320", "yunet_n_320", "fastestdet", "mobilenetv2s_cifar10", "resnet20_cifar10")
 
 
@@ -101,7 +101,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if any(os.environ.get(name) != "1" for name in _THREADS):
+    if any(os.environ.get(name) != "1" for name in THREADS):
         # BLAS reads these when it is loaded, so they must be set before numpy is imported.
-        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **dict.fromkeys(_THREADS, "1")})
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **dict.fromkeys(THREADS, "1")})
     main()

@@ -334,3 +334,16 @@ def test_amp_with_many_workers_equals_one(tmp_path: Path, monkeypatch: pytest.Mo
         model, measured = mixed(workers, 2000)
         assert measured == expected
         assert {n: e.dtype for n, e in model.encodings.items()} == {n: e.dtype for n, e in alone.encodings.items()}
+
+
+@pytest.mark.parametrize("ties", [{}, {"past": "new"}], ids=["apart", "tied"])
+def test_tied_tensors_are_one_group(ties: dict[str, str]) -> None:
+    """A state that goes in and comes out is raised or lowered as one, though the search looks at parts of the model."""
+    nodes = [Node("Mul", "decay", ("past", "half"), ("old",)), Node("Add", "add", ("old", "x"), ("new",))]
+    nodes += [Node("Relu", "relu", ("new",), ("r",)), Node("Mul", "last", ("r", "half"), ("y",))]
+    inputs = dict.fromkeys(("past", "x"), ("float32", (1, 8)))
+    graph = make_graph(nodes, inputs, ["y", "new"], {"half": np.array([0.5], np.float32)})
+    data = [{"past": 5 * noise(1, 8, seed=s), "x": noise(1, 8, seed=s + 9)} for s in range(4)]
+    amp = Amp(candidates=(WIDE, NARROW))
+    made = nk.quantize(graph, "cpu:qdq", data=data, options=nk.Options(activations="uint16", ties=ties), optimize=[amp])
+    assert made.encodings["past"].same_grid(made.encodings["new"]) == bool(ties)

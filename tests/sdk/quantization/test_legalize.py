@@ -125,6 +125,18 @@ def test_change_stops_at_ops_that_take_both_widths() -> None:
     assert np.allclose(after["b"].steps, after["p"].steps * weight.steps, rtol=1e-6)
 
 
+def test_a_stated_tie_carries_a_change_on() -> None:
+    """To tensors that no node has in common with the refused one, and from there on to those that rules tie to them."""
+    graph = net(node("Relu", "x", "y"), node("MaxPool", "p", "q"), inputs=("x", "p"), outputs=("y", "q"))
+    encodings = dict.fromkeys("xpq", grid("uint16")) | {"y": grid("uint8")}
+    changes, after = repair(rules(), graph, encodings, ties=[("p", "x")])
+    assert not errors(graph, after)
+    assert {c.tensor for c in changes} == {"x", "p", "q"}
+    assert after["x"].same_grid(after["p"])
+    assert {c.tensor: c.rule for c in changes}["p"] in ("tie", "same-grid")
+    assert {c.tensor for c in repair(rules(), graph, encodings)[0]} == {"x"}
+
+
 def test_weight_is_made_from_its_data() -> None:
     """int16 weights on a chip without them: 8 bits, one symmetric scale per channel as before, from the data."""
     graph = net(node("Conv", "x w b", "y"))

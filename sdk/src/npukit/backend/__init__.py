@@ -8,7 +8,7 @@ from npukit.backend.edge import LAYOUTS, Edge
 from npukit.backend.fast import FastCall, Lowering, Operand
 from npukit.backend.kernel import FORMS, KernelBackend
 from npukit.backend.option import EFFECTS, Option
-from npukit.backend.ports import is_weight, port_axis
+from npukit.backend.ports import is_weight, port_axis, takes_blocks
 from npukit.backend.recent import Recent
 from npukit.backend.rules import Plan, Rules
 from npukit.backend.scheme import SCHEMAS, Scheme
@@ -59,5 +59,6 @@ __all__ = [
     "load_constraints",
     "load_socs",
     "port_axis",
+    "takes_blocks",
     "total",
 ]

@@ -22,12 +22,23 @@ from npukit.graph import Graph
 
 @attrs.frozen
 class Precision:
-    """The types that a backend gives to tensors nobody else decided on."""
+    """The types that a backend gives to tensors nobody else decided on.
+
+    ``per_block`` and ``lpbq`` are sizes of blocks, at most one of them above 0: weights get a float scale per block, or LPBQ
+    grids, where an op has such a form; elsewhere ``per_channel`` says what they get.
+    """
 
     activations: str = "uint8"
     weights: str = "int8"
     bias: str = "int32"
     per_channel: bool = True
+    per_block: int = 0
+    lpbq: int = 0
+
+    @property
+    def blocks(self) -> tuple[str, int]:
+        """The granularity in blocks that is wished for, and their size; ("", 0) for none."""
+        return ("lpbq", self.lpbq) if self.lpbq else ("block", self.per_block) if self.per_block else ("", 0)
 
 
 def _texts(value: Iterable[str]) -> tuple[str, ...]:

@@ -52,6 +52,7 @@ def grid_findings(
     axis = port_axis(port, len(graph.tensor(name).shape or ()))
     if encoding.granularity == "channel" and axis is not None and encoding.axis != axis:
         yield report("axis", name, f"scales on axis {encoding.axis}, allowed is axis {axis}")
+    yield from _block_findings(graph, name, port, encoding, report)
     middle = 0 if encoding.signed else 1 << (encoding.bits - 1)
     must = port.symmetric == "always" or (port.symmetric == "channel" and encoding.granularity != "tensor")
     if must and np.any(encoding.zeros != middle):
@@ -75,6 +76,13 @@ def grid_findings(
         yield report(
             "derived", name, "the scale must be that of the input times that of the weight", "leave it out of the overrides"
         )
+
+
+def _block_findings(graph: Graph, name: str, port: Port, encoding: Encoding, report: Report) -> Iterator[Problem]:
+    shape, axis, size = graph.tensor(name).static_shape, encoding.axis, encoding.block_size
+    if port.whole_blocks and size is not None and axis is not None and shape is not None and shape[axis] % size:
+        message = f"blocks of {size} do not divide the {shape[axis]} weights on axis {axis}"
+        yield report("block-size", name, message, "take a size that does")
 
 
 def _is_product(bias: Encoding, node: Node, encodings: Mapping[str, Encoding]) -> bool:

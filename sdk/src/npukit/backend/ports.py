@@ -17,6 +17,11 @@ def is_weight(port: Port) -> bool:
     return not port.bias and (port.constant or port.axis is not None or "channel" in port.granularity)
 
 
+def takes_blocks(port: Port, granularity: str) -> bool:
+    """Whether a weight that enters by this port may have scales of this kind ("block", "lpbq"), along an axis that it names."""
+    return granularity in port.granularity and port.axis is not None
+
+
 def input_ports(node: Node, row: OpConstraint) -> list[tuple[str, Port]]:
     """(tensor, port) of the inputs that are present and that the row knows."""
     pairs = ((name, row.input_port(i)) for i, name in enumerate(node.inputs))

@@ -11,7 +11,7 @@ from npukit.backend.base import Backend, Precision
 from npukit.backend.constraint import OpConstraint, Port, Problem, Soc
 from npukit.backend.findings import Report, dtype_finding, grid_findings, tensor_findings
 from npukit.backend.generic import GENERIC
-from npukit.backend.ports import input_ports, is_weight, output_ports, takes_plain_integers
+from npukit.backend.ports import input_ports, is_weight, output_ports, takes_blocks, takes_plain_integers
 from npukit.backend.ties import fused, ties
 from npukit.encoding import FLOAT_BITS, INT_BITS, Encoding, Fixed, Shared
 from npukit.graph import Graph, Node, attribute, host_nodes
@@ -59,14 +59,19 @@ class Rules:
     def best(self, graph: Graph, node: Node, findings: Callable[[OpConstraint], Iterable[Problem]]) -> OpConstraint | None:
         """The row of the node's op with the fewest errors, then the fewest warnings; None when the op has no row.
 
-        On a tie a row that only a later architecture has comes first, as it says what to change; then one that takes the types as
-        they are, as what it finds is about this node; then the order of the rows.
+        On a tie a row that only a later architecture has comes first, as it says what to change; then one that takes types and
+        granularity as they are, as what it finds is about this node; then the order of the rows.
         """
 
         def badness(row: OpConstraint) -> tuple[int, int, bool, bool]:
             found = list(findings(row))
             errors = [p.rule for p in found if p.severity == "error"]
-            return len(errors), sum(p.severity == "warning" for p in found), "arch" not in errors, "dtype" in errors
+            return (
+                len(errors),
+                sum(p.severity == "warning" for p in found),
+                "arch" not in errors,
+                not {"dtype", "granularity"}.isdisjoint(errors),
+            )
 
         return min(self.of_op(node), key=badness, default=None)
 
@@ -184,7 +189,7 @@ class Rules:
     def _wishes(
         self, graph: Graph, node: Node, dtype_of: Callable[[str, Port], str], precision: Precision, row: OpConstraint
     ) -> Iterator[Problem]:
-        """The misfits, and a warning for every weight that the row would give another type than was wished for."""
+        """The misfits, and a warning for every weight that the row would give another type or granularity than was wished for."""
         yield from self._misfits(graph, node, dtype_of, row)
         for name, port in input_ports(node, row):
             tensor = graph.tensor(name)
@@ -192,6 +197,9 @@ class Rules:
                 dtype = dtype_of(name, port)
                 if dtype != precision.weights:
                     yield Report(node, row)("weights", name, f"type {dtype}, not {precision.weights}", severity="warning")
+                wished = precision.blocks[0]
+                if wished and not takes_blocks(port, wished):
+                    yield Report(node, row)("granularity", name, f"no scales of kind {wished}", severity="warning")
 
     def _misfits(self, graph: Graph, node: Node, dtype_of: Callable[[str, Port], str], row: OpConstraint) -> Iterator[Problem]:
         """Findings that need types only: what decides which row a node is planned by."""

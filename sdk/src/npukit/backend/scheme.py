@@ -94,13 +94,20 @@ class Scheme:
     def bias(self, x: Encoding | None, w: Encoding | None, bias: Tensor, dtype: str = "int32") -> Encoding | None:
         """The grid of a bias behind input ``x`` and weight ``w``: their product of scales, zero point 0; None: it stays float.
 
-        A bias of fewer bits, which could not hold that, gets a symmetric grid of its own range.
+        Of scales per block the largest one of a channel counts. A bias of fewer bits, which could not hold that, gets a symmetric
+        grid of its own range.
         """
-        if x is None or w is None or x.is_float or w.is_float or bias.shape is None or w.granularity in ("block", "lpbq"):
+        if x is None or w is None or x.is_float or w.is_float or bias.shape is None:
             return None
         if dtype in ("int8", "uint8"):
             return None if bias.data is None else self.weight(bias.data, dtype, symmetric=True, origin="derived")
-        scale = np.asarray(x.steps.astype(np.float64) * w.steps.astype(np.float64))
+        steps = w.steps.astype(np.float64)
+        if w.granularity in ("block", "lpbq"):
+            channel = next((a for a, size in enumerate(steps.shape) if a != w.axis and size == bias.shape[-1]), None)
+            if channel is None:
+                return None
+            steps = steps.max(axis=tuple(a for a in range(steps.ndim) if a != channel))
+        scale = np.asarray(x.steps.astype(np.float64) * steps)
         per_channel = scale.size > 1
         axis = len(bias.shape) - 1 if per_channel else None
         scale = scale.reshape(-1) if per_channel else scale.reshape(())

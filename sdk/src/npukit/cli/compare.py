@@ -4,13 +4,16 @@ A float model is quantized for each backend first, on --calibration-data or else
 it has. SQNR = 10 log10(signal / noise) over all samples, in dB. --write-overrides writes an encodings file that raises the worst
 tensors to 16 bits, for `npukit quantize --overrides`. Two backends that compute with encodings, such as htp,qnn, are also compared
 code by code: the share of equal codes, of codes at most one step apart, and the SQNR of one against the other.
+
+With --tokens INPUT=OUTPUT the samples of --data are the steps of a sequence: inputs that are tied to outputs (--tie) get those of
+the step before, each backend its own, and the last N steps of --generate N the token that the float model chose.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from npukit.cli.console import Console
 from npukit.cli.files import check_writable, write_text
@@ -23,6 +26,7 @@ from npukit.cli.options import (
     add_precision,
     existing,
     options_from,
+    pairs_from,
     positive,
     registry_from,
     settings_from,
@@ -52,8 +56,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_precision(parser)
     add_overrides(parser)
     add_model_inputs(parser)
+    text = "compare step by step: the input that takes a token, and the output with the scores of the next one"
+    parser.add_argument("--tokens", metavar="INPUT=OUTPUT", help=text)
+    text = "with --tokens: the last N steps get the token that the float model chose (default: 0, all are those of the data)"
+    parser.add_argument("--generate", type=positive, default=0, metavar="N", help=text)
     parser.add_argument("--no-strict", dest="strict", action="store_false", help="run what a backend refuses")
-    parser.add_argument("--worst", type=positive, default=5, metavar="N", help="how many tensors to list or raise (default: 5)")
+    parser.add_argument(
+        "--worst", type=positive, default=5, metavar="N", help="how many tensors, or steps, to list or raise (default: 5)"
+    )
     parser.add_argument("--write-overrides", metavar="FILE", help="encodings that raise the worst N tensors to 16 bits")
 
 
@@ -62,22 +72,12 @@ def run(args: argparse.Namespace, console: Console) -> int:
     from npukit.encoding.formats import write_encodings
     from npukit.report import decibels, table
 
+    if args.generate and not args.tokens:
+        raise UsageError("--generate has no effect without --tokens INPUT=OUTPUT")
+    if args.tokens:
+        return _run_steps(args, console)
     target = check_writable(args.write_overrides) if args.write_overrides else None
-    options, registry = options_from(args), registry_from(args)
-    source = source_from(args, registry)
-    labels = [name for name in args.backend.split(",") if name] or [FLOAT_BACKEND, ""]
-    targets = _targets(labels, args, registry, source)  # a typo in the last name must not cost the calibration of the first
-    found = compare(
-        source,
-        targets,
-        data=args.data,
-        calibration=args.calibration_data,
-        options=options,
-        kernels=args.kernels,
-        reference=existing(args.reference) if args.reference else None,
-        registry=registry,
-        on_event=console.on_event,
-    )
+    found = compare(**_what(args, console))
     headers = [f"{label} dB" for label in found.backends]
     outputs = table(["Output", *headers], [(r.name, *(decibels(r.sqnr[b]) for b in found.backends)) for r in found.outputs])
     worst = sorted(found.worst(args.worst), key=lambda r: r.depth)
@@ -107,6 +107,64 @@ def run(args: argparse.Namespace, console: Console) -> int:
         "worst": worst,
         "tensors": found.tensors,
         "raised": sorted(raised),
+    }
+    console.emit("\n".join(parts), data)
+    return 0
+
+
+def _what(args: argparse.Namespace, console: Console) -> dict[str, Any]:
+    """What is compared with what, as ``compare`` and ``compare_steps`` take it."""
+    options, registry = options_from(args), registry_from(args)
+    source = source_from(args, registry)
+    labels = [name for name in args.backend.split(",") if name] or [FLOAT_BACKEND, ""]
+    return {
+        "source": source,
+        "backends": _targets(labels, args, registry, source),  # a typo in the last name must not cost the calibration of the first
+        "data": args.data,
+        "calibration": args.calibration_data,
+        "options": options,
+        "kernels": args.kernels,
+        "reference": existing(args.reference) if args.reference else None,
+        "registry": registry,
+        "on_event": console.on_event,
+    }
+
+
+def _run_steps(args: argparse.Namespace, console: Console) -> int:
+    from npukit.diagnosis import compare_steps
+    from npukit.report import decibels, table
+
+    if args.write_overrides:
+        raise UsageError("--write-overrides has no effect with --tokens", hint="compare without --tokens looks at tensors")
+    tokens = pairs_from([args.tokens], "--tokens", "INPUT=OUTPUT")[0]
+    found = compare_steps(**_what(args, console), tokens=tokens, generate=args.generate)
+    count, scores = len(found.steps), tokens[1]
+    rows = [
+        (b, decibels(found.sqnr[b]), f"{found.agreement[b]} of {count}", f"{found.together[b]} of {found.chosen}")
+        for b in found.backends
+    ]
+    worst = found.worst(args.worst)
+    headers = ["Step", "Fed", "Float", *(h for b in found.backends for h in (b, f"{b} dB"))]
+    steps = [(s.index, s.fed, s.wanted, *(x for b in found.backends for x in (s.got[b], decibels(s.sqnr[b])))) for s in worst]
+    parts = [
+        f"{count} steps fed with the same tokens, the last {count - found.prompt} of them chosen by {found.reference}",
+        "",
+        table(["Backend", f"SQNR {scores}", "Same token on top", "On its own, same tokens until they part"], rows),
+        "",
+        f"worst {len(worst)} steps on {found.backends[-1]}: the token fed and those on top",
+        "",
+        table(headers, steps),
+        *(f"\nnote: {note}" for note in found.notes),
+    ]
+    data = {
+        "reference": found.reference,
+        "notes": found.notes,
+        "prompt": found.prompt,
+        "chosen": found.chosen,
+        "sqnr": found.sqnr,
+        "agreement": found.agreement,
+        "together": found.together,
+        "steps": found.steps,
     }
     console.emit("\n".join(parts), data)
     return 0

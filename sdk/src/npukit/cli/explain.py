@@ -47,6 +47,7 @@ TEXTS = {
     "constant": "The backend takes this input only as a constant.",
     "dtype": "The tensor is stored in a type that this port does not accept. Another --activations or --weights may help.",
     "granularity": "Scales per channel or per block are not accepted here. Use one scale per tensor.",
+    "block-size": "Scales per block need blocks of one size here: --per-block or --lpbq with a number that divides the inputs.",
     "axis": "Scales per channel must run along the axis of the output channels.",
     "symmetric": "This port needs a grid that is symmetric about zero.",
     "power-of-two": "The chip requantizes by shifts: the scale must be a power of two. `npukit legalize` makes it one.",

@@ -83,16 +83,22 @@ def add_model_inputs(parser: argparse.ArgumentParser) -> None:
 
 
 def add_precision(parser: argparse.ArgumentParser) -> None:
-    """The types of activations and weights."""
+    """The types of activations and weights, and which tensors share a grid."""
     group = parser.add_argument_group("precision")
     group.add_argument("--activations", default="", metavar="TYPE", help="uint8, uint16, float16 ... (default: the backend's)")
     group.add_argument("--weights", default="", metavar="TYPE", help="int8, int4, int16 ... (default: the backend's)")
     channel = group.add_mutually_exclusive_group()
     channel.add_argument("--per-channel", dest="per_channel", action="store_const", const=True, help="one scale per channel")
+    text = "scales for N inputs of a channel each, where an op takes them"
+    channel.add_argument("--per-block", type=positive, default=0, metavar="N", help=text)
+    text = "the same as whole multiples (1 to 16) of a scale of the channel, which is LPBQ"
+    channel.add_argument("--lpbq", type=positive, default=0, metavar="N", help=text)
     channel.add_argument("--per-tensor", dest="per_channel", action="store_const", const=False, help="one scale per weight")
     group.add_argument(
         "--float-fallback", action="store_true", help="run in float what the backend cannot run quantized, instead of refusing"
     )
+    text = "give two tensors one grid; * stands for the same text on both sides, as in 'past_*=new_*' (may be repeated)"
+    group.add_argument("--tie", action="append", default=[], metavar="TENSOR=TENSOR", dest="ties", help=text)
 
 
 def add_overrides(parser: argparse.ArgumentParser) -> None:
@@ -149,14 +155,14 @@ def _sizes(words: Iterable[str], flag: str) -> dict[str, int]:
     return found
 
 
-def _pairs(words: Iterable[str], flag: str) -> dict[str, str]:
-    """NAME=VALUE words as a mapping; a name may hold "=" itself, its value may not."""
-    found: dict[str, str] = {}
+def pairs_from(words: Iterable[str], flag: str, form: str = "NAME=VALUE") -> list[tuple[str, str]]:
+    """NAME=VALUE words as pairs; a name may hold "=" itself, its value may not. ``form`` is how an error spells them."""
+    found = []
     for word in words:
         name, equals, value = word.rpartition("=")
         if not name or not equals or not value:
-            raise UsageError(f"{flag} takes NAME=VALUE, found '{word}'")
-        found[name] = value
+            raise UsageError(f"{flag} takes {form}, found '{word}'")
+        found.append((name, value))
     return found
 
 
@@ -233,12 +239,15 @@ def options_from(args: argparse.Namespace) -> Options:
             hint = did_you_mean(given_type, [*INT_BITS, *FLOAT_BITS])
             raise UsageError(f"--{flag}: there is no type '{given_type}'", hint=hint)
 
-    known = ("activations", "weights", "per_channel", "calibration", "percentile", "float_fallback", "strict", "seed", "limit")
-    given: dict[str, Any] = {name: getattr(args, name) for name in (*known, "legalize") if hasattr(args, name)}
+    precision = ("activations", "weights", "per_channel", "per_block", "lpbq", "float_fallback")
+    known = (*precision, "calibration", "percentile", "strict", "legalize", "seed", "limit")
+    given: dict[str, Any] = {name: getattr(args, name) for name in known if hasattr(args, name)}
     if hasattr(args, "edges"):
-        given["edges"] = {name: _edge(value) for name, value in _pairs(args.edges, "--edge").items()}
-        given["node_types"] = _pairs(args.node_types, "--node-type")
+        given["edges"] = {name: _edge(value) for name, value in pairs_from(args.edges, "--edge")}
+        given["node_types"] = dict(pairs_from(args.node_types, "--node-type"))
         given["bindings"] = tuple(_sizes(words.split(","), "--bind") for words in args.bindings)
+    if hasattr(args, "ties"):
+        given["ties"] = pairs_from(args.ties, "--tie", "TENSOR=TENSOR")
     return Options(**given)
 
 

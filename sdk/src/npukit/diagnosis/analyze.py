@@ -26,6 +26,7 @@ from npukit.graph import Graph
 from npukit.plugins import Registry
 from npukit.quantization import Options, Quantized, Source, freed, quantize, read_source, resolve
 from npukit.quantization.optimize import ENGINE
+from npukit.quantization.tied import tied_pairs
 
 _CODES_ONLY = (
     "the package has the codes of its weights and not their float values, so the error of the weights does not show: "
@@ -124,6 +125,7 @@ def analyze(
     survey = _Survey(graph, encodings)
     survey.run(batches, on_event)
     optimizers = frozenset(o.name for o in registry.optimizers() if o.engine == ENGINE)
+    options = attrs.evolve(options, ties=tied_pairs(graph, (*origin.ties, *options.ties)))
     shop = Workshop(graph, encodings, target, options, origin.given, optimizers, make, packaged)
     return _conclude(shop, survey, worst, partial(_try, graph, batches, survey.cuts.ends, on_event))
 

@@ -8,16 +8,16 @@ from typing import Any
 import attrs
 import numpy as np
 
-from npukit.backend import Backend, KernelBackend, Scheme, Target
+from npukit.backend import Backend, Scheme, Target
 from npukit.calibration import open_data
+from npukit.diagnosis.opened import open_all
 from npukit.diagnosis.sqnr import Agreement, Meter, TensorRow, decibels_of, inner_tensors
-from npukit.encoding import Array, Encoding, has_original_weights
-from npukit.errors import DataError, UsageError
+from npukit.encoding import Array, Encoding
+from npukit.errors import DataError
 from npukit.events import Event, OnEvent, ignore
 from npukit.graph import Graph
-from npukit.plugins import FLOAT_BACKEND, REFERENCE, Registry
-from npukit.quantization import Options, Quantized, Source, open_session, quantize, read_source, resolve
-from npukit.quantization.session import KERNELS_HINT
+from npukit.plugins import Registry
+from npukit.quantization import Options
 
 
 @attrs.frozen(eq=False)
@@ -86,48 +86,28 @@ def compare(
 
     Raises UsageError when ``reference`` lacks an output; DataError without samples, and for outputs of other shapes or none.
     """
-    options = options or Options()
-    registry = registry or Registry.load()
-    origin = read_source(source, registry=registry)
-    targets = _targets(backends or (FLOAT_BACKEND, ""), origin, registry)
-    emulators = {label for label, target in targets.items() if isinstance(target.backend, KernelBackend)}
-    if kernels and not emulators:
-        raise UsageError(f"none of {', '.join(targets)} has kernels to choose from", hint=KERNELS_HINT)
-    anew = origin.overrides is not None or (origin.manifest is not None and bool(options.decisions()))
-    models: dict[str, Source | Quantized] = {}
-    for label, target in targets.items():
-        ready = target.ignores_encodings or (origin.encodings and not anew)
-        samples = data if calibration is None else calibration
-        made = origin if ready else quantize(origin, target, data=samples, options=options, registry=registry, on_event=on_event)
-        models[label] = made
-    # The float model is that of the first quantized one: its names are the ones to compare by.
-    base = next((m for m in models.values() if isinstance(m, Quantized)), None)
-    graph = base.graph if base is not None else origin.graph
-    sessions = {}
-    for label, model in models.items():
-        sessions[label] = open_session(
-            model,
-            targets[label],
-            kernels=kernels if label in emulators else "",
-            strict=options.strict,
-            float_fallback=options.float_fallback,
-            registry=registry,
-        )
-    judge = origin if reference is None else read_source(reference, registry=registry)
-    exact = open_session(Source(graph if reference is None else judge.graph), REFERENCE, registry=registry)
+    opened = open_all(
+        source,
+        backends,
+        data=data,
+        calibration=calibration,
+        options=options,
+        kernels=kernels,
+        reference=reference,
+        registry=registry,
+        on_event=on_event,
+    )
+    graph, sessions, exact = opened.graph, opened.sessions, opened.exact
     inner = set().union(*(inner_tensors(s.program.graph, s.program.encodings) for s in sessions.values()))
     known = [s.program.graph.tensors for s in (exact, *sessions.values())]
-    missing = [n for n in graph.outputs if n not in known[0]]
-    if missing:
-        raise UsageError(f"the reference has no tensor '{missing[0]}', an output of the model", hint="name the original model")
     names = [n for n in graph.float_activations() if n not in inner and all(n in tensors for tensors in known)]
     pair = tuple(label for label, s in sessions.items() if not s.ignores_encodings)[-2:]
     pair = pair if len(pair) == 2 else ()
-    with exact:
+    with opened:
         meter = Meter(graph, names, list(sessions), refuse=graph.outputs)
         codes = _CodeMeter(_common_grids(names, *(sessions[label].program.encodings for label in pair)) if pair else {})
         samples = 0
-        batches = open_data(data, graph, limit=options.limit)
+        batches = open_data(data, graph, limit=options.limit if options else None)
         total = len(batches) if isinstance(batches, Sized) else None
         for feeds in batches:
             wanted = exact.run(feeds, names)
@@ -141,39 +121,11 @@ def compare(
             on_event(Event("compare", samples, total))
     if not samples:
         raise DataError("there is no data to compare on")
-    for session in sessions.values():
-        session.close()
     rows = [attrs.evolve(row, agreement=codes.agreement(row.name)) for row in meter.rows(graph)]
     encodings = {label: dict(s.program.encodings) for label, s in sessions.items()}
     outputs = tuple(r for r in rows if r.name in graph.outputs)
-    title = REFERENCE if reference is None else f"{judge.name} on {REFERENCE}"
-    notes = _weights_notes(origin) if reference is None else ()
-    schemes = {label: target.scheme for label, target in targets.items()}
-    return Comparison(title, tuple(sessions), pair, samples, outputs, tuple(rows), encodings, graph, notes, schemes)
-
-
-def _targets(
-    backends: Sequence[str | Backend | Target] | Mapping[str, Target], origin: Source, registry: Registry
-) -> dict[str, Target]:
-    """The targets by label: what they were asked for with, or their names."""
-    if isinstance(backends, Mapping):
-        return dict(backends)
-    found: dict[str, Target] = {}
-    for backend in backends:
-        target = resolve(backend, origin, registry)
-        named = backend if isinstance(backend, str) else target.name if isinstance(backend, Target) else ""
-        found[named or target.backend.name] = target
-    return found
-
-
-def _weights_notes(origin: Source) -> tuple[str, ...]:
-    """A note when the float weights of a package are not, or may not be, those of the model it was made from."""
-    used = origin.manifest.options.get("optimize") if origin.manifest else None
-    after = f" after {', '.join(map(str, used))}" if isinstance(used, (list, tuple)) and used else ""
-    advice = f"name the original with --reference {origin.name}"
-    if not has_original_weights(origin.graph):
-        return (f"the weights compared with are those that the codes of the package stand for{after}: {advice}",)
-    return (f"the weights compared with may be those{after}: {advice}",) if after else ()
+    schemes = {label: target.scheme for label, target in opened.targets.items()}
+    return Comparison(opened.title, tuple(sessions), pair, samples, outputs, tuple(rows), encodings, graph, opened.notes, schemes)
 
 
 def _common_grids(names: Iterable[str], a: Mapping[str, Encoding], b: Mapping[str, Encoding]) -> dict[str, Encoding]:

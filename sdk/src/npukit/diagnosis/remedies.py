@@ -90,7 +90,8 @@ class Workshop:
 
     def axes(self) -> dict[str, int | None]:
         """The axis of the output channels of every weight that the op constraints know."""
-        ports = self.target.rules.plan(self.graph, self.precision, self._given()).weight_ports
+        precision = attrs.evolve(self.precision, per_block=0, lpbq=0)  # whose axis is that of the inputs
+        ports = self.target.rules.plan(self.graph, precision, self._given()).weight_ports
         return {n: port_axis(port, len(self.graph.tensor(n).shape or ())) for n, port in ports.items()}
 
     def accept(self, wanted: Mapping[str, Encoding]) -> dict[str, Encoding] | None:

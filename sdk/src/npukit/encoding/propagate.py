@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TypeAlias
 
 from npukit.encoding.types import Encoding
@@ -45,18 +45,28 @@ EQUIVARIANT = frozenset({"Concat", "Scatter", "ScatterElements", "ScatterND"})
 _Rule: TypeAlias = Callable[[Graph, Node, Mapping[str, Encoding]], dict[str, Encoding]]
 
 
-def propagate(graph: Graph, given: Mapping[str, Encoding]) -> dict[str, Encoding]:
+def propagate(graph: Graph, given: Mapping[str, Encoding], ties: Iterable[tuple[str, str]] = ()) -> dict[str, Encoding]:
     """Return ``given`` and the encodings that follow from it, those with origin "propagated".
 
     Forward, an output takes the input's encoding when all float inputs share one per-tensor encoding; backward, an input takes
-    the output's when nobody else reads it and it is no graph output. Both are repeated until nothing changes, forward first, so
-    the result does not depend on the order of nodes.
+    the output's when nobody else reads it and it is no graph output. A tensor of one of the ``ties`` takes that of its partner. All
+    are repeated until nothing changes, forward first, so the result does not depend on the order of nodes.
     """
     known = dict(given)
+    pairs = [pair for a, b in ties for pair in ((a, b), (b, a))]
     movers = [n for n in graph.nodes if not n.domain and n.op in GRID_PRESERVING | EQUIVARIANT]
-    while _sweep(graph, movers, known, _forward) or _sweep(graph, movers, known, _backward):
+    while _sweep(graph, movers, known, _forward) or _sweep(graph, movers, known, _backward) or _tie(pairs, known):
         pass
     return known
+
+
+def _tie(pairs: Iterable[tuple[str, str]], known: dict[str, Encoding]) -> bool:
+    """Give tensors the encoding of a tied one; whether that added anything."""
+    before = len(known)
+    for source, target in pairs:
+        if target not in known and _movable(known.get(source)):
+            known[target] = known[source].with_origin("propagated")
+    return len(known) > before
 
 
 def _sweep(graph: Graph, movers: list[Node], known: dict[str, Encoding], rule: _Rule) -> bool:

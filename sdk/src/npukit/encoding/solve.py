@@ -109,12 +109,14 @@ def solve(dtypes: Mapping[str, str], shared: Iterable[Shared], fixed: Iterable[F
         if not tie.soft:
             _join(finder, tie.tensors)
     decided: dict[str, Encoding] = {}
+    apart: dict[str, Encoding] = {}
     conflicts: list[Conflict] = []
     demands = _demands(dtypes, fixed_rows, given, finder)
     for root, members in finder.components().items():
         wanted = demands.get(root, [])
         if wanted:
             decided[root] = wanted[0][2]
+            apart |= {tensor: encoding for tensor, _, encoding in wanted if not encoding.same_grid(decided[root])}
             conflicts += _conflicts(wanted, members, ties)
     free = {root for root in finder.components() if root not in decided}
     for tie in ties:
@@ -126,7 +128,8 @@ def solve(dtypes: Mapping[str, str], shared: Iterable[Shared], fixed: Iterable[F
     for root, members in finder.components().items():
         counted = tuple(m for m in members if m not in inner) or tuple(members)
         dtype = max((dtypes[m] for m in members), key=lambda d: (INT_BITS.get(d, 0), d))
-        groups.append(Group(tuple(members), counted, dtype, decided.get(root)))
+        groups.append(Group(tuple(m for m in members if m not in apart), counted, dtype, decided.get(root)))
+    groups += [Group((name,), (name,), dtypes[name], encoding) for name, encoding in apart.items()]
     return Solution(tuple(groups), tuple(conflicts))
 
 

@@ -27,9 +27,15 @@ class Facts:
     """What the search asks about nodes, rows and tensors, each answer being worked out once."""
 
     def __init__(
-        self, rules: Rules, graph: Graph, encodings: Mapping[str, Encoding], conflicts: Iterable[Conflict], float_fallback: bool
+        self,
+        rules: Rules,
+        graph: Graph,
+        encodings: Mapping[str, Encoding],
+        conflicts: Iterable[Conflict],
+        stated: Iterable[tuple[str, str]],
+        float_fallback: bool,
     ) -> None:
-        self.graph, self.encodings = graph, encodings
+        self.graph, self.encodings, self.stated = graph, encodings, tuple(stated)
         self.scheme = rules.backend.scheme(rules.soc)
         self._rules, self._float_fallback = rules, float_fallback
         # The float tensors of each node.
@@ -41,7 +47,7 @@ class Facts:
         self._problems: dict[object, tuple[Problem, ...]] = {}
         self._settled: dict[object, tuple[Cost, Encoding | None] | None] = {}
         self._biases: dict[object, Encoding | None] = {}
-        self.readers: dict[str, list[int]] = {}
+        self.readers: dict[str, list[int]] = {name: [] for pair in self.stated for name in pair}
         for index, node in enumerate(graph.nodes):
             for name in {n for n in (*node.inputs, *node.outputs) if n}:
                 self.readers.setdefault(name, []).append(index)
@@ -56,6 +62,7 @@ class Facts:
         for index in self._broken(conflicts):
             self._before[index] = 1, 0
         self._tied = {n for ties in self.ties for pairs in ties for pair in pairs for n in pair}
+        self._tied |= {name for pair in self.stated for name in pair}
 
     def node(self, index: int) -> Node:
         return self.graph.nodes[index]

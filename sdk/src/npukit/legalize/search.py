@@ -64,16 +64,17 @@ def repair(
     encodings: Mapping[str, Encoding],
     *,
     conflicts: Iterable[Conflict] = (),
+    ties: Iterable[tuple[str, str]] = (),
     float_fallback: bool = False,
 ) -> tuple[tuple[Change, ...], dict[str, Encoding]]:
-    """Changes that make the graph legal and mend ``conflicts``, and all encodings after them.
+    """Changes that make the graph legal and mend ``conflicts``, and all encodings after them; tensors of ``ties`` change together.
 
     Fewest tensors are changed, and no error is traded for a warning; among equal choices overrides are kept, activations before
     weights, then wide types, then sign, symmetry and granularity, then range and resolution. A bias follows from input and
     weight and is not counted. Activations stay integer or float as they are, and a new grid keeps the real range; those of
     constants are made from their data. What no encoding can mend is left as it is.
     """
-    facts = Facts(rules, graph, encodings, conflicts, float_fallback)
+    facts = Facts(rules, graph, encodings, conflicts, ties, float_fallback)
     changes = {c.tensor: c for rows, outcome in _solve(facts) for c in _explain(facts, rows, outcome)}
     after = _apply(encodings, changes.values())
     for change in [c for c in changes.values() if c.rule == "derived"]:
@@ -162,11 +163,23 @@ def _groups(
                 demands.setdefault(name, []).append((index, row, name))
                 together.setdefault(name, [name])
         for a, b in facts.ties[index][row]:
-            if a in together and b in together and together[a] is not together[b]:
-                joined = together[a] + together[b]
-                together |= dict.fromkeys(joined, joined)
+            if a in together and b in together:
+                _join(together, a, b)
+    waiting = list(facts.stated)
+    while reached := [pair for pair in waiting if not together.keys().isdisjoint(pair)]:
+        waiting = [pair for pair in waiting if pair not in reached]
+        for a, b in reached:
+            _join(together, a, b)
     for members in {id(found): found for found in together.values()}.values():
-        yield tuple(sorted(members)), tuple(sorted(d for n in members for d in demands[n]))
+        yield tuple(sorted(members)), tuple(sorted(d for n in members for d in demands.get(n, ())))
+
+
+def _join(together: dict[str, list[str]], a: str, b: str) -> None:
+    """Put the groups of two tensors together; one without a group is one by itself."""
+    first, second = together.get(a, [a]), together.get(b, [b])
+    if first is not second:
+        joined = first + second
+        together |= dict.fromkeys(joined, joined)
 
 
 def _solve(facts: Facts) -> list[tuple[Rows, _Outcome]]:
@@ -291,5 +304,6 @@ def _explain(facts: Facts, rows: Rows, outcome: _Outcome) -> Iterator[Change]:
             reasons += [(index, "same-grid") for pair in ties if name in pair]
             if name not in outcome.groups and index in facts.readers[name]:
                 reasons.append((index, "derived"))
+        reasons += [(index, "tie") for index, _, _ in demands]  # what a stated tie brings along
         index, rule = reasons[0]
         yield Change(name, before, after, rule, graph.nodes[index].name, graph.nodes[index].op)

@@ -11,6 +11,7 @@ from npukit.quantization.plan import Task, bound_problems, known_nodes
 from npukit.quantization.request import Source, freed, read_source, resolve
 from npukit.quantization.result import CheckResult
 from npukit.quantization.settings import default_settings, idle_settings
+from npukit.quantization.tied import tie_problems
 
 
 def check(
@@ -49,6 +50,7 @@ def _package(origin: Source, target: Target, options: Options) -> CheckResult:
 
     def judged(judge: Target) -> tuple[Problem, ...]:
         found = judge.problems(origin.graph, origin.encodings, types=types, float_fallback=fallback)
+        found = (*tie_problems(origin.ties, origin.encodings), *found)
         return bound_problems(found, judge, origin.graph, origin.encodings, origin.bindings, types, fallback)
 
     problems = judged(target)

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 import attrs
 import numpy as np
 
-from npukit.backend import Plan, Precision, Problem, Target, port_axis
+from npukit.backend import Plan, Precision, Problem, Target, port_axis, takes_blocks
 from npukit.calibration import Range
 from npukit.encoding import INT_BITS, Conflict, Encoding, Solution, propagate, solve
 from npukit.errors import ModelError, UsageError, did_you_mean
@@ -18,6 +18,7 @@ from npukit.quantization.masks import clipped, lowest_useful
 from npukit.quantization.options import Options
 from npukit.quantization.request import Source
 from npukit.quantization.roles import copy_per_role
+from npukit.quantization.tied import as_shared, tie_problems, tied_pairs
 
 _GRIDS = frozenset(dtype for dtype, bits in INT_BITS.items() if bits <= 16)
 # Stands for a range that only data would tell: neither symmetric nor one-sided, so that no rule takes it for a special case.
@@ -45,7 +46,9 @@ class Task:
         prepared, given = copies.graph, copies.spread(source.given)
         types = {**source.types, **known_nodes(prepared, options.node_types)}
         fallback = options.float_fallback or source.float_fallback
-        options = attrs.evolve(options, node_types=types, float_fallback=fallback)  # what a package was made with stays asked for
+        ties = tied_pairs(prepared, (*source.ties, *options.ties))
+        # What a package was made with stays asked for.
+        options = attrs.evolve(options, node_types=types, float_fallback=fallback, ties=ties)
         notes = (*source.notes, *vanished(prepared, given))
         return cls.of(prepared, target, options, given, notes, types)
 
@@ -59,15 +62,18 @@ class Task:
         notes: tuple[str, ...] = (),
         types: Mapping[str, str] | None = None,
     ) -> Task:
-        """The task of a graph that is prepared already."""
+        """The task of a graph that is prepared already, or of a part of one; the ties of ``options`` are names in full."""
         precision = options.precision(target.precision)
         decided = {n: e for n, e in given.items() if n in prepared.tensors and n not in prepared.index_tensors}
-        known = propagate(prepared, decided)
+        ties = tuple((a, b) for a, b in options.ties if a in prepared.tensors and b in prepared.tensors)
+        options = attrs.evolve(options, ties=ties)
+        known = propagate(prepared, decided, ties)
         plan = target.rules.plan(prepared, precision, known)
+        plan = attrs.evolve(plan, shared=(*plan.shared, *as_shared(ties)))
         floats = {n for n, e in known.items() if e.is_float}
         grids = {n: d for n, d in plan.activations.items() if n not in floats and d in _GRIDS}
         solution = solve(grids, plan.shared, plan.fixed, {n: e for n, e in known.items() if n in grids})
-        notes = (*notes, *_shapes(prepared, given), *_unmet(options.weights, plan, known))
+        notes = (*notes, *_shapes(prepared, given), *_unmet(options.weights, plan, known), *_whole(precision, plan, known))
         return cls(prepared, target, options, precision, known, plan, solution, types or {}, notes)
 
     def unknown(self) -> list[str]:
@@ -144,28 +150,28 @@ class Task:
             raise ModelError(f"weight '{name}' has no values, its shape is {list(data.shape)}", hint="take its node out")
         if lowest is not None:
             data = np.maximum(data, lowest)
-        axis = port_axis(port, data.ndim)
-        per_channel = self.precision.per_channel and "channel" in port.granularity and axis is not None
-        return self.target.scheme.weight(
-            data,
-            dtype,
-            granularity="channel" if per_channel else "tensor",
-            axis=axis if per_channel else None,
-            symmetric=True if port.symmetric is not None else None,
-        )
+        axis, symmetric = port_axis(port, data.ndim), True if port.symmetric is not None else None
+        kind, size = self.precision.blocks
+        if not takes_blocks(port, kind):
+            per_channel = self.precision.per_channel and "channel" in port.granularity and axis is not None
+            kind, size, axis = ("channel", 0, axis) if per_channel else ("tensor", 0, None)
+        return self.target.scheme.weight(data, dtype, granularity=kind, axis=axis, block_size=size or None, symmetric=symmetric)
 
     def problems(self, encodings: Mapping[str, Encoding]) -> tuple[Problem, ...]:
         """What is wrong with complete encodings."""
         pairs = [(c, encodings.get(c.tensor_a), encodings.get(c.tensor_b)) for c in self.solution.conflicts]
         apart = [c for c, a, b in pairs if a is not None and b is not None and not a.same_grid(b)]
         conflicts = tuple(_conflict_problem(c) for c in apart)
+        told = {frozenset((c.tensor_a, c.tensor_b)) for c in apart}
+        ties = tuple(pair for pair in self.options.ties if frozenset(pair) not in told)
+        conflicts += tuple(tie_problems(ties, encodings))
         found = self.target.problems(self.graph, encodings, types=self.types, float_fallback=self.options.float_fallback)
         return conflicts + found
 
     def legal(self, encodings: Mapping[str, Encoding]) -> tuple[tuple[Change, ...], dict[str, Encoding]]:
         """The smallest change that makes the encodings legal, and the encodings after it."""
-        conflicts, fallback = self.solution.conflicts, self.options.float_fallback
-        return repair(self.target.rules, self.graph, encodings, conflicts=conflicts, float_fallback=fallback)
+        conflicts, ties, fallback = self.solution.conflicts, self.options.ties, self.options.float_fallback
+        return repair(self.target.rules, self.graph, encodings, conflicts=conflicts, ties=ties, float_fallback=fallback)
 
 
 def bound_problems(
@@ -229,6 +235,15 @@ def _unmet(wished: str, plan: Plan, given: Mapping[str, Encoding]) -> tuple[str,
     return (f"{len(others)} of {len(plan.weights)} weights have no {wished} form here and get another type: {shown}",)
 
 
+def _whole(precision: Precision, plan: Plan, given: Mapping[str, Encoding]) -> tuple[str, ...]:
+    """A note when weights cannot have the blocks that were asked for."""
+    kind, names = precision.blocks[0], [name for name in plan.weights if name not in given]
+    others = [name for name in names if kind and not takes_blocks(plan.weight_ports[name], kind)]
+    if not others:
+        return ()
+    return (f"{len(others)} of {len(plan.weights)} weights have no {kind} form here and get another one: {', '.join(others[:5])}",)
+
+
 def _range_of(tensor: Tensor) -> Range:
     data = tensor.data
     assert data is not None  # only constants have no observed range
@@ -236,5 +251,5 @@ def _range_of(tensor: Tensor) -> Range:
 
 
 def _conflict_problem(conflict: Conflict) -> Problem:
-    hint = "give them one encoding, or drop one of the overrides"
+    hint = "give them one encoding, or drop one of the overrides or ties"
     return Problem("error", "conflict", conflict.tensor_a, "tie", conflict.tensor_b, str(conflict), hint)

@@ -85,6 +85,8 @@ def _optimized(task: Task, optimizers: Sequence[Optimizer], calibration: Calibra
             activations=precision.activations,
             weights=precision.weights,
             per_channel=precision.per_channel,
+            per_block=precision.per_block,
+            lpbq=precision.lpbq,
         )
         made = Task.of(graph, task.target, options, given)
         return made.encodings(calibration.ranges(made, reference))

@@ -18,6 +18,7 @@ from npukit.package import Manifest, Package, is_package, read_package
 from npukit.plugins import DEFAULT_BACKEND, KNOWN, READERS, Registry
 from npukit.quantization.options import Options
 from npukit.quantization.result import Quantized
+from npukit.quantization.tied import Ties
 
 
 @attrs.frozen(eq=False)
@@ -42,7 +43,8 @@ class Request:
 @attrs.frozen(eq=False)
 class Source:
     """A model that was read. ``encodings`` are those it carries (a package, or Q/DQ nodes), ``overrides`` the user's, which win;
-    None when there are none. ``types``, ``edges`` and ``bindings`` are those of a package. ``notes`` tell what reading left out.
+    None when there are none. ``types``, ``edges``, ``ties`` and ``bindings`` are those of a package. ``notes`` tell what reading
+    left out.
     """
 
     graph: Graph
@@ -53,6 +55,7 @@ class Source:
     sha256: str = ""
     types: Mapping[str, str] = attrs.field(factory=dict)
     edges: Mapping[str, Edge] = attrs.field(factory=dict)
+    ties: Ties = ()
     bindings: tuple[Mapping[str, int], ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -141,8 +144,16 @@ def _of_package(package: Package) -> Source:
         sha256=manifest.source_hash,
         types={n: t for n, t in package.types.items() if n in (asked or {})},
         edges=package.edges,
+        ties=_ties_of(manifest),
         bindings=package.bindings,
     )
+
+
+def _ties_of(manifest: Manifest) -> Ties:
+    found = manifest.options.get("ties") or []
+    if isinstance(found, list) and all(isinstance(p, list) and len(p) == 2 and all(isinstance(n, str) for n in p) for p in found):
+        return tuple((a, b) for a, b in found)
+    raise DataError(f"the package's manifest is damaged: ties is {str(found)[:80]!r}, not a list of pairs of tensors")
 
 
 def _overridden(source: Source, request: Request) -> Source:

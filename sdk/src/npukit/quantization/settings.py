@@ -10,10 +10,11 @@ from npukit.encoding import Encoding
 from npukit.graph import Graph
 from npukit.quantization.plan import Task
 from npukit.quantization.request import Source
+from npukit.quantization.tied import idle_note
 
 
 def idle_settings(task: Task, source: Source) -> tuple[str, ...]:
-    """A note for every given setting that makes no difference to what is planned or refused.
+    """A note for every given setting and tie that makes no difference to what is planned or refused.
 
     The model is planned again with the setting at its default; placeholders stand for the ranges of both.
     """
@@ -23,9 +24,27 @@ def idle_settings(task: Task, source: Source) -> tuple[str, ...]:
     others = {name: Task.prepare(source, target.with_default(name), plain) for name in shown}
     idle = [name for name, other in others.items() if _same(task, attrs.evolve(other, types=task.types))]
     return (
+        *idle_note(_idle_ties(task, source)),
         *default_settings(target),
         *(f"setting '{n}' = {target.settings[n]} changed nothing in this model" for n in sorted(idle)),
     )
+
+
+def _idle_ties(task: Task, source: Source) -> list[tuple[str, str]]:
+    """The ties of tensors that have one grid, or one float type, without any tie."""
+    if not task.options.ties:
+        return []
+    free = Task.prepare(attrs.evolve(source, ties=()), task.target, attrs.evolve(task.options, ties=(), node_types={}))
+    groups = {name: group for group in free.solution.groups for name in group.tensors}
+    given = free.given
+
+    def alike(a: str, b: str) -> bool:
+        if a in groups and b in groups:
+            x, y = groups[a].encoding, groups[b].encoding
+            return groups[a] is groups[b] or (x is not None and y is not None and x.same_grid(y))
+        return a in given and b in given and given[a].same_grid(given[b])
+
+    return [(a, b) for a, b in task.options.ties if alike(a, b)]
 
 
 def default_settings(target: Target) -> tuple[str, ...]:

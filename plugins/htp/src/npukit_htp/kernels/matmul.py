@@ -21,7 +21,7 @@ def matmul(call: Call) -> Sequence[Result]:
         return [np.matmul(_summed(call, 0), _summed(call, 1)).astype(np.float32, copy=False)]
     if left.scale.size > 1:
         left = IntegerWeight(left.values, left.scale[:, None])
-    return [_product(left, right, None)]
+    return [_product(left, right, None, remember(call, "columns", (b,), lambda: _columns(right.values)))]
 
 
 def fused_matmul(call: Call) -> Sequence[Result]:
@@ -87,7 +87,7 @@ def gemm(call: Call) -> Sequence[Result]:
         return [total.astype(np.float32, copy=False)]
     left = IntegerWeight(_turn(left.values, trans_a), left.scale)
     right = IntegerWeight(_turn(right.values, trans_b), right.scale)
-    return [_product(left, right, c)]
+    return [_product(left, right, c, remember(call, "columns", (b,), lambda: _columns(right.values)))]
 
 
 def _summed(call: Call, index: int) -> Array:
@@ -134,22 +134,21 @@ def _as_bytes(b: Value) -> Value:
     return Value(np.clip(codes, 0, 255).astype(np.uint8), narrow)
 
 
-def _product(a: IntegerWeight, b: IntegerWeight, bias: Value | None) -> Accumulator:
+def _product(a: IntegerWeight, b: IntegerWeight, bias: Value | None, columns: float) -> Accumulator:
+    """The exact product, for ``columns`` as ``_columns`` of the right operand."""
     scale = np.asarray(a.scale * b.scale, np.float32)
     integers = integer_bias(bias, scale)
-    dtype = exact_dtype(_bound(a.values, b.values, integers))
+    terms = float(np.max(np.abs(a.values), initial=0)) * columns
+    dtype = exact_dtype(terms + (0.0 if integers is None else float(np.max(np.abs(integers), initial=0))))
     values = np.matmul(a.values.astype(dtype, copy=False), b.values.astype(dtype, copy=False))
     if integers is not None:
         values = values + integers.astype(dtype)
     return Accumulator(values, scale)
 
 
-def _bound(a: Array, b: Array, bias: Array | None) -> float:
-    """The largest sum of absolute values of all terms of one element, for these operands."""
-    columns = np.abs(b).sum(axis=-2 if b.ndim > 1 else 0, dtype=np.float64)
-    return float(np.max(np.abs(a), initial=0)) * float(np.max(columns, initial=0)) + (
-        0.0 if bias is None else float(np.max(np.abs(bias), initial=0))
-    )
+def _columns(b: Array) -> float:
+    """The largest sum of absolute values of a column: with the largest value of the left operand it bounds every sum."""
+    return float(np.max(np.abs(b).sum(axis=-2 if b.ndim > 1 else 0, dtype=np.float64), initial=0))
 
 
 def _turn(values: Array, transpose: bool) -> Array:

@@ -104,8 +104,9 @@ def _lpbq_weight(codes: Array, encoding: Encoding, channel_axis: int) -> Integer
     if axis == channel_axis or per_channel.size != codes.shape[channel_axis]:
         return None
     block_of = np.arange(codes.shape[axis]) // size
-    values = (codes - encoding.zeros.take(block_of, axis)) * block_scale.take(block_of, axis)
-    return IntegerWeight(values.astype(np.float32), per_channel)
+    values = codes - encoding.zeros.astype(np.float32).take(block_of, axis)  # float32 holds them all, in half the room of int64
+    values *= block_scale.astype(np.float32).take(block_of, axis)
+    return IntegerWeight(values, per_channel)
 
 
 def integer_bias(bias: Value | None, scale: Array) -> Array | None:
