@@ -119,7 +119,7 @@ class Interpreter(Session):
         steps = []
         for place, (run, names) in enumerate(zip(runs, reads, strict=True)):
             made = run.exports if isinstance(run, Segment) else graph.nodes[run].outputs
-            done = [n for n in {*names, *made} if last.get(n, place) == place and not graph.tensors[n].is_constant]
+            done = [n for n in {*names, *made} if n and last.get(n, place) == place and not graph.tensors[n].is_constant]
             steps.append(_Step(run, tuple(done)))
         stored = {n for run, names in zip(runs, reads, strict=True) for n in (run.stored if isinstance(run, Segment) else names)}
         return _Plan(tensors, tuple(steps), frozenset(graph.inputs) & (stored | tensors))
