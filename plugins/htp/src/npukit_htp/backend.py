@@ -25,7 +25,7 @@ from npukit.backend import (
 )
 from npukit.encoding import Array, Encoding
 from npukit.errors import UsageError
-from npukit.graph import Graph, Node, fold_affine, fold_constants, remove_dead_nodes
+from npukit.graph import Graph, Node, fold_affine, fold_constants, remove_dead_nodes, reshape_gather_nd
 from npukit_htp.arithmetic import arithmetic
 from npukit_htp.cost import estimate
 from npukit_htp.kernels import COARSE, KERNELS
@@ -89,7 +89,7 @@ class HtpBackend(KernelBackend):
 
     def prepare(self, graph: Graph) -> Graph:
         """Fold constants, scales and shifts, put its larger ops together, then drop what nobody reads."""
-        return remove_dead_nodes(divide(fuse_ops(fold_affine(fold_constants(graph)))))
+        return remove_dead_nodes(divide(fuse_ops(reshape_gather_nd(fold_affine(fold_constants(graph))))))
 
     def estimate(self, graph: Graph, encodings: Mapping[str, Encoding], soc: Soc) -> tuple[OpCost, ...]:
         """A roofline of published peak figures (``npukit_htp.cost``); no time for SoCs without such figures."""
