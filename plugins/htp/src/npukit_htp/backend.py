@@ -19,6 +19,7 @@ from npukit.backend import (
     OpCost,
     Option,
     Precision,
+    Problem,
     Soc,
     load_constraints,
     load_socs,
@@ -28,6 +29,7 @@ from npukit.errors import UsageError
 from npukit.graph import Graph, Node, fold_affine, fold_constants, remove_dead_nodes, reshape_gather_nd
 from npukit_htp.arithmetic import arithmetic
 from npukit_htp.cost import estimate
+from npukit_htp.forms import refused_forms
 from npukit_htp.kernels import COARSE, KERNELS
 from npukit_htp.lower import lowerings_of
 from npukit_htp.lower.half import HALF
@@ -90,6 +92,10 @@ class HtpBackend(KernelBackend):
     def prepare(self, graph: Graph) -> Graph:
         """Fold constants, scales and shifts, put its larger ops together, then drop what nobody reads."""
         return remove_dead_nodes(divide(fuse_ops(reshape_gather_nd(fold_affine(fold_constants(graph))))))
+
+    def judge(self, graph: Graph, encodings: Mapping[str, Encoding], soc: Soc, found: tuple[Problem, ...]) -> tuple[Problem, ...]:
+        """The op constraints' findings, and the forms that depend on values (``npukit_htp.forms``)."""
+        return (*found, *refused_forms(graph))
 
     def estimate(self, graph: Graph, encodings: Mapping[str, Encoding], soc: Soc) -> tuple[OpCost, ...]:
         """A roofline of published peak figures (``npukit_htp.cost``); no time for SoCs without such figures."""
