@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import attrs
 import yaml
@@ -49,7 +50,15 @@ def _socs() -> tuple[Soc, ...]:
 def _constraints() -> tuple[OpConstraint, ...]:
     native = yaml.safe_load((_DATA / "native_ops.yaml").read_text(encoding="utf-8"))
     rows = load_constraints(_DATA / "op_constraints.yaml")
-    return tuple(attrs.evolve(row, native=row.native or native.get(row.op, "")) for row in rows)
+    limits = yaml.safe_load((_DATA / "limits.yaml").read_text(encoding="utf-8"))
+    return tuple(_limited(attrs.evolve(row, native=row.native or native.get(row.op, "")), limits.get(row.op, {})) for row in rows)
+
+
+def _limited(row: OpConstraint, limits: Mapping[str, Any]) -> OpConstraint:
+    """A row with what holds for its op in every form; what the row says itself is narrower."""
+    ranks = [rank for rank in (row.max_rank, limits.get("max_rank")) if rank is not None]
+    attributes = {**limits.get("attributes", {}), **row.attributes}
+    return attrs.evolve(row, attributes=attributes, max_rank=min(ranks, default=None))
 
 
 class HtpBackend(KernelBackend):

@@ -57,8 +57,37 @@ def _mask(graph: Graph, node: Node) -> str:
     return f"its mask '{mask}' is read" if mask and (mask in graph.consumers or mask in graph.outputs) else ""
 
 
+def _axis(graph: Graph, node: Node) -> str:
+    """A LayerNormalization is along the last axis."""
+    axis, rank = int(node.get("axis", -1)), len(graph.tensor(node.inputs[0]).shape or ())
+    return f"attribute axis is {axis}, allowed is the last one" if rank and axis not in (-1, rank - 1) else ""
+
+
+def _product(graph: Graph, node: Node) -> str:
+    """A product with constant weights has four dimensions at most."""
+    rank = len(graph.tensor(node.inputs[0]).shape or ())
+    return f"rank {rank} with a constant, allowed is at most 4" if rank > 4 and graph.tensor(node.inputs[1]).is_constant else ""
+
+
+def _two(graph: Graph, node: Node) -> str:
+    return "" if len(node.inputs) > 1 else "one input, needed are two"
+
+
+def _reflected(graph: Graph, node: Node) -> str:
+    """A reflection is shorter than what it reflects."""
+    pads, shape = graph.constant(node.inputs[1]), graph.tensor(node.inputs[0]).static_shape
+    if node.get("mode", "constant") != "reflect" or pads is None or shape is None or node.input(3):
+        return ""
+    wide = [axis for axis, pair in enumerate(pads.reshape(2, -1).T) if max(pair) > shape[axis] - 1]
+    return f"a reflection of {max(pads.reshape(2, -1).T[wide[0]])} on axis {wide[0]} of size {shape[wide[0]]}" if wide else ""
+
+
 _FORMS: Mapping[str, _Form] = {
     "Dropout": _mask,
+    "LayerNormalization": _axis,
+    "MatMul": _product,
+    **dict.fromkeys(("Max", "Mean", "Min", "Sum"), _two),
+    "Pad": _reflected,
     **dict.fromkeys(("GRU", "LSTM"), _lengths),
     **dict.fromkeys(("ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum"), _reduced_axes),
 }
