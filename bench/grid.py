@@ -45,7 +45,8 @@ class Case:
     """An op: ``keeps`` says that outputs are on the grid of input 0, ``fixed`` that they are on the grid of that name.
 
     ``ties`` says that all activations share one grid. ``axes`` are those of the output channels and of the input channels of the
-    weight, ``then`` an op that follows, ``opset`` the first that has the op.
+    weight, ``then`` an op that follows, ``opset`` the first that has the op. ``results`` are the names of the outputs, "" for an
+    absent one, where they are not the first ``outputs``.
     """
 
     op: str
@@ -59,6 +60,7 @@ class Case:
     then: str = ""
     domain: str = ""
     opset: int = CANONICAL_OPSET
+    results: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
@@ -297,9 +299,13 @@ def configurations(case: Case) -> list[tuple[str, str, str]]:
 
 def build(name: str, act: str, weight: str = "-", granularity: str = "-") -> Model:
     """The one-op model of a cell: graph, encodings, and one set of inputs."""
-    case = CASES[name]
+    return build_case(CASES[name], act, weight, granularity, seed=f"{name} {act} {weight} {granularity}")
+
+
+def build_case(case: Case, act: str, weight: str = "-", granularity: str = "-", *, seed: str = "") -> Model:
+    """The one-op model of a case, with random values that follow from ``seed``."""
     dtype = TYPES[act]
-    rng = np.random.default_rng(zlib.crc32(f"{name} {act} {weight} {granularity}".encode()))
+    rng = np.random.default_rng(zlib.crc32(seed.encode()))
     graph, values = _graph(case, rng)
     encodings: dict[str, Encoding] = {}
     for index, arg in enumerate(case.args):
@@ -329,13 +335,11 @@ def _graph(case: Case, rng: np.random.Generator) -> tuple[Graph, dict[str, Array
         elif arg.kind != "absent":
             values[f"x{index}"] = rng.uniform(arg.low, arg.high, arg.shape).astype(np.float32)
     names = tuple("" if arg.kind == "absent" else f"x{index}" for index, arg in enumerate(case.args))
-    if case.op in ("LSTM", "GRU"):
-        outputs: tuple[str, ...] = ("y",)
-    else:
-        outputs = tuple(f"y{index}" for index in range(case.outputs)) if case.outputs > 1 else ("y",)
-    nodes = [Node(case.op, "the_node", names, outputs if not case.then else ("inner",), dict(case.attributes), case.domain)]
+    results = case.results or (tuple(f"y{index}" for index in range(case.outputs)) if case.outputs > 1 else ("y",))
+    nodes = [Node(case.op, "the_node", names, results if not case.then else ("inner",), dict(case.attributes), case.domain)]
     if case.then:
-        nodes.append(Node(case.then, "next", ("inner",), outputs))
+        nodes.append(Node(case.then, "next", ("inner",), results))
+    outputs = tuple(name for name in results if name)
     fed = {n: v for n, v in values.items() if case.args[int(n[1:])].kind in ("act", "mask")}
     constants = {n: v for n, v in values.items() if n not in fed}
     return make_graph(nodes, {n: (str(v.dtype), v.shape) for n, v in fed.items()}, outputs, constants, opset=case.opset), values

@@ -66,7 +66,6 @@ GAPS = (
     ("LpPool*", "u8|s8", "the quantize behind the float op is up to 0.1 steps high; at most one step apart"),
     ("STFT", "u8|s8", "the simulator truncates some of the results; at most one step apart"),
     ("Inverse", "u8|s8|u16", "a dozen float16 ops; on matrices that are nearly singular their rounding decides"),
-    ("LSTM", "*", "the provider runs it as a float op; the difference, 0.9 % of the range at most, is not explained"),
 )
 
 

@@ -572,25 +572,6 @@ def test_types_and_shapes(rng: np.random.Generator, run_op: Callable[..., Any], 
     assert np.array_equal(filled.got, np.full((2, 3), 7))
 
 
-@pytest.mark.parametrize("op", ["LSTM", "GRU"])
-@pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
-def test_recurrent(
-    op: str, direction: str, rng: np.random.Generator, run_op: Callable[..., Any], grid_of: Callable[..., Any]
-) -> None:
-    """LSTM and GRU, with bias and start states, equal the float op between grids."""
-    gates, directions, size, hidden = (4 if op == "LSTM" else 3), (2 if direction == "bidirectional" else 1), 5, 4
-    x = normal(rng, 6, 2, size)
-    w, r = normal(rng, directions, gates * hidden, size), normal(rng, directions, gates * hidden, hidden)
-    b, h = normal(rng, directions, 2 * gates * hidden), normal(rng, directions, 2, hidden)
-    arrays = [x, w, r, b, None, h, *([normal(rng, directions, 2, hidden)] if op == "LSTM" else [])]
-    before = [{}] if op == "LSTM" else [{"linear_before_reset": 0}, {"linear_before_reset": 1}]
-    for attributes in before:
-        outcome = run_op(
-            op, arrays, [grid_of(x)], "uint8", constants=(1, 2, 3), direction=direction, hidden_size=hidden, **attributes
-        )
-        outcome.check()
-
-
 def test_einsum(rng: np.random.Generator, run_op: Callable[..., Any], grid_of: Callable[..., Any]) -> None:
     """Einsum of two activations; one that is a MatMul is computed as such."""
     a, b = normal(rng, 2, 3, 4), normal(rng, 2, 4, 5)
@@ -618,7 +599,7 @@ def test_rms_normalization(rng: np.random.Generator) -> None:
 
 
 def test_every_kernel_is_tested() -> None:
-    """No kernel is without a test in this file or, the last ones, in test_htp_float_ops.py."""
+    """No kernel is without a test in this file, test_htp_recurrent.py or, the last ones, test_htp_float_ops.py."""
     tested = {*UNARY, *BINARY, *NORMS, *(row[0] for row in (*POOLS.values(), *MOVES.values()))}
     tested |= set(
         "Conv ConvTranspose Gemm MatMul Reciprocal Clip Equal Greater GreaterOrEqual Less LessOrEqual And Or Xor Not IsNaN "  # noqa: SIM905

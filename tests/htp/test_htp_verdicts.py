@@ -32,6 +32,7 @@ def _bench(name: str) -> ModuleType:
 
 
 grid: Any = _bench("grid")
+_bench("forms")
 verdicts: Any = _bench("verdicts")
 
 

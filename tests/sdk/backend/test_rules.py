@@ -265,6 +265,9 @@ def test_sizes_and_dynamic_inputs() -> None:
     narrow = only(OpConstraint("Relu", [{**ACT, "dims": {1: [2, 3]}}], [ACT], "a test"))
     assert found(one("Relu", (1, 3)), narrow, x=U8, y=U8) == set()
     assert found(one("Relu", (1, 4)), narrow, x=U8, y=U8) == {("error", "dims", "x")}
+    flat = only(OpConstraint("Relu", [{**ACT, "max_rank": 2}], [ACT], "a test"))
+    assert found(one("Relu", (1, 4)), flat, x=U8, y=U8) == set()
+    assert found(one("Relu", (1, 4, 1)), flat, x=U8, y=U8) == {("error", "rank", "x")}
     dynamic = only(OpConstraint("Add", [ACT, {**ACT, "dynamic": True}], [ACT], "a test"))
     assert found(one("Add", c=np.ones(4, np.float32)), dynamic, x=U8, y=U8, c=U8) == {("error", "dynamic", "c")}
 

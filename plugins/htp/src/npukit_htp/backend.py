@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import attrs
 import yaml
@@ -19,16 +20,18 @@ from npukit.backend import (
     OpCost,
     Option,
     Precision,
+    Problem,
     Soc,
     load_constraints,
     load_socs,
 )
 from npukit.encoding import Array, Encoding
 from npukit.errors import UsageError
-from npukit.graph import Graph, Node, fold_affine, fold_constants, remove_dead_nodes
+from npukit.graph import Graph, Node, fold_affine, fold_constants, remove_dead_nodes, reshape_gather_nd
 from npukit_htp.arithmetic import arithmetic
 from npukit_htp.cost import estimate
-from npukit_htp.kernels import KERNELS
+from npukit_htp.forms import refused_forms
+from npukit_htp.kernels import COARSE, KERNELS
 from npukit_htp.lower import lowerings_of
 from npukit_htp.lower.half import HALF
 from npukit_htp.profile import ROUNDED_INPUTS, islands_of, profile_of
@@ -47,7 +50,15 @@ def _socs() -> tuple[Soc, ...]:
 def _constraints() -> tuple[OpConstraint, ...]:
     native = yaml.safe_load((_DATA / "native_ops.yaml").read_text(encoding="utf-8"))
     rows = load_constraints(_DATA / "op_constraints.yaml")
-    return tuple(attrs.evolve(row, native=row.native or native.get(row.op, "")) for row in rows)
+    limits = yaml.safe_load((_DATA / "limits.yaml").read_text(encoding="utf-8"))
+    return tuple(_limited(attrs.evolve(row, native=row.native or native.get(row.op, "")), limits.get(row.op, {})) for row in rows)
+
+
+def _limited(row: OpConstraint, limits: Mapping[str, Any]) -> OpConstraint:
+    """A row with what holds for its op in every form; what the row says itself is narrower."""
+    ranks = [rank for rank in (row.max_rank, limits.get("max_rank")) if rank is not None]
+    attributes = {**limits.get("attributes", {}), **row.attributes}
+    return attrs.evolve(row, attributes=attributes, max_rank=min(ranks, default=None))
 
 
 class HtpBackend(KernelBackend):
@@ -89,7 +100,11 @@ class HtpBackend(KernelBackend):
 
     def prepare(self, graph: Graph) -> Graph:
         """Fold constants, scales and shifts, put its larger ops together, then drop what nobody reads."""
-        return remove_dead_nodes(divide(fuse_ops(fold_affine(fold_constants(graph)))))
+        return remove_dead_nodes(divide(fuse_ops(reshape_gather_nd(fold_affine(fold_constants(graph))))))
+
+    def judge(self, graph: Graph, encodings: Mapping[str, Encoding], soc: Soc, found: tuple[Problem, ...]) -> tuple[Problem, ...]:
+        """The op constraints' findings, and the forms that depend on values (``npukit_htp.forms``)."""
+        return (*found, *refused_forms(graph))
 
     def estimate(self, graph: Graph, encodings: Mapping[str, Encoding], soc: Soc) -> tuple[OpCost, ...]:
         """A roofline of published peak figures (``npukit_htp.cost``); no time for SoCs without such figures."""
@@ -108,7 +123,7 @@ class HtpBackend(KernelBackend):
         return {**super().types(graph, encodings, soc), **islands_of(profile_of(soc), graph, encodings)}
 
     def kernels(self, soc: Soc) -> Mapping[str, Kernel]:
-        return KERNELS
+        return {**KERNELS, **COARSE} if profile_of(soc).coarse_gates else KERNELS
 
     def rounded_inputs(self, node: Node) -> int:
         return ROUNDED_INPUTS.get(node.op, len(node.inputs))

@@ -18,7 +18,7 @@ import attrs
 from npukit.backend import Backend, OpTime, Problem, Program, Session, Soc, load_socs
 from npukit.encoding import Array, Encoding, fake_quantize
 from npukit.errors import ConstraintError, ModelError
-from npukit.graph import Graph, fold_affine, fold_constants, load, remove_dead_nodes, save, serialize
+from npukit.graph import Graph, fold_affine, fold_constants, load, remove_dead_nodes, reshape_gather_nd, save, serialize
 from npukit_qnn.child import INSTALL, Child, QnnRuntimeError, is_installed
 from npukit_qnn.lower import Lowered, lower
 from npukit_qnn.verdicts import leftovers, placed, read_log, refusals
@@ -62,7 +62,7 @@ class QnnBackend(Backend):
         return _socs()
 
     def prepare(self, graph: Graph) -> Graph:
-        return remove_dead_nodes(fold_affine(fold_constants(graph)))
+        return remove_dead_nodes(reshape_gather_nd(fold_affine(fold_constants(graph))))
 
     def compile(self, graph: Graph, encodings: Mapping[str, Encoding], soc: Soc) -> Program:
         if soc.id is None:

@@ -17,6 +17,7 @@ _FLOAT16, _HALF = 10, "float16"  # TensorProto.FLOAT16
 _WEIGHTED = frozenset(
     {"BatchNormalization", "Conv", "ConvTranspose", "Gemm", "GRU", "InstanceNormalization", "LSTM", "LayerNormalization", "MatMul"}
 )
+_ACTIVATIONS = {"GRU": ("Sigmoid", "Tanh"), "LSTM": ("Sigmoid", "Tanh", "Tanh")}
 # Inputs that stay float32 whatever the type of the data: (op, first such input).
 _FLOAT32_INPUTS = {"Resize": 1, "Upsample": 1}
 
@@ -63,7 +64,7 @@ def lower(graph: Graph, encodings: Mapping[str, Encoding], outputs: Sequence[str
     the runtime's; tensors in float16 are real float16, with a Cast where a quantized tensor meets them.
     """
     names = {f"n{index}": node for index, node in enumerate(graph.nodes)}
-    renamed = graph.evolve(nodes=tuple(attrs.evolve(node, name=name) for name, node in names.items()))
+    renamed = graph.evolve(nodes=tuple(_spelled(attrs.evolve(node, name=name)) for name, node in names.items()))
     widened, used = with_converts(renamed, {n: e for n, e in encodings.items() if n in graph.tensors})
     built = _halved(insert_qdq(widened, used), used)
     makers = {o: node for node in built.nodes for o in node.outputs}
@@ -73,6 +74,15 @@ def lower(graph: Graph, encodings: Mapping[str, Encoding], outputs: Sequence[str
     nodes = tuple(node for node in built.nodes if id(node) not in cut)
     lowered = built.evolve(nodes=nodes, inputs=tuple(e.port for e in entries), outputs=tuple(e.port for e in exits))
     return Lowered(remove_dead_nodes(lowered), entries, exits, names)
+
+
+def _spelled(node: Node) -> Node:
+    """The node as the runtime takes it: it refuses the default activations of an LSTM or a GRU when they are written out."""
+    usual = _ACTIVATIONS.get(node.op)
+    given = tuple(node.get("activations") or ())
+    if usual is None or given not in (usual, usual * 2):
+        return node
+    return attrs.evolve(node, attributes={k: v for k, v in node.attributes.items() if k != "activations"})
 
 
 def with_converts(graph: Graph, encodings: Mapping[str, Encoding]) -> tuple[Graph, dict[str, Encoding]]:

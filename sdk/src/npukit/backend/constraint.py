@@ -37,7 +37,8 @@ class Port:
     type, the only (scale, zero point) allowed. ``derived`` means scale = scale of in[0] x scale of in[1], zero point 0.
     ``bias`` is a bias whose grid the backend's Scheme makes in another way. ``power_of_two`` demands scales that are powers of two.
     ``constant`` requires a constant tensor, ``dynamic`` one that is not constant. ``dims`` gives for some axes the least and the
-    largest size accepted. ``whole_blocks`` demands blocks that divide their axis. ``optional`` ports may be absent.
+    largest size accepted, ``max_rank`` the highest rank. ``whole_blocks`` demands blocks that divide their axis. ``optional`` ports
+    may be absent.
     """
 
     dtypes: frozenset[str] = attrs.field(default=frozenset(), converter=_names)
@@ -54,6 +55,7 @@ class Port:
     constant: bool = False
     dynamic: bool = False
     dims: Mapping[int, tuple[int, int]] = attrs.field(factory=dict, converter=_spans)
+    max_rank: int | None = None
     optional: bool = False
 
 

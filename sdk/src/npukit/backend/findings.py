@@ -35,6 +35,8 @@ def tensor_findings(graph: Graph, name: str, port: Port, report: Report) -> Iter
     if port.dynamic and tensor.is_constant:
         yield report("dynamic", name, "must not be a constant")
     shape = tensor.shape or ()
+    if port.max_rank is not None and len(shape) > port.max_rank:
+        yield report("rank", name, f"rank {len(shape)}, allowed is at most {port.max_rank}")
     for axis, (least, most) in port.dims.items():
         size = shape[axis] if -len(shape) <= axis < len(shape) else None
         if isinstance(size, int) and not least <= size <= most:

@@ -16,7 +16,7 @@ from npukit.backend.recent import Recent
 from npukit.backend.session import Program, Session, stored_type
 from npukit.backend.value import Value, value_of
 from npukit.encoding import Array, Encoding
-from npukit.errors import ConstraintError
+from npukit.errors import ConstraintError, ModelError
 from npukit.graph import Graph, Node, evaluate_node, host_nodes
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ class Interpreter(Session):
         steps = []
         for place, (run, names) in enumerate(zip(runs, reads, strict=True)):
             made = run.exports if isinstance(run, Segment) else graph.nodes[run].outputs
-            done = [n for n in {*names, *made} if last.get(n, place) == place and not graph.tensors[n].is_constant]
+            done = [n for n in {*names, *made} if n and last.get(n, place) == place and not graph.tensors[n].is_constant]
             steps.append(_Step(run, tuple(done)))
         stored = {n for run, names in zip(runs, reads, strict=True) for n in (run.stored if isinstance(run, Segment) else names)}
         return _Plan(tensors, tuple(steps), frozenset(graph.inputs) & (stored | tensors))
@@ -138,6 +138,10 @@ class Interpreter(Session):
         # What overflows or is undefined becomes infinite, NaN or saturates, as on the chip; numpy need not warn of it.
         with np.errstate(all="ignore"):
             results = self._in_parts(node, inputs) if deferred else self._results(node, inputs, self._memo[index])
+        graph = self.program.graph
+        absent = [n for n in node.outputs[len(results) :] if n and (n in graph.consumers or n in graph.outputs)]
+        if absent:
+            raise ModelError(f"node '{node.name}' ({node.op}): its kernel does not compute output '{absent[0]}'")
         return dict(zip(node.outputs, results, strict=False))
 
     def _in_parts(self, node: Node, inputs: Sequence[Value | None]) -> list[Value]:

@@ -241,6 +241,9 @@ class Rules:
         if not row.variadic and len(given) > len(row.inputs):
             form = f" in the form '{row.variant}'" if row.variant else ""
             yield report("inputs", "", f"{len(given)} inputs, allowed are {len(row.inputs)}{form}")
+        made = max((i + 1 for i, name in enumerate(node.outputs) if name), default=0)
+        if not row.variadic and made > len(row.outputs):
+            yield report("outputs", "", f"{made} outputs, allowed are {len(row.outputs)}")
         needed = [i for i, port in enumerate(row.inputs) if not port.optional and port.dtypes]
         if any(not node.input(i) for i in needed) and not row.variadic:
             yield report("inputs", "", f"{len(given)} inputs, needed are {len(needed)}")

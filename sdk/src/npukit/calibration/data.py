@@ -52,7 +52,7 @@ class Batches:
         sizes = set()
         for name, value in feeds.items():
             shape = self._graph.tensor(name).shape if name in self._graph.inputs else None
-            if not shape or value.ndim != len(shape) or not isinstance(shape[0], int) or value.shape[0] % shape[0]:
+            if not shape or value.ndim != len(shape) or not isinstance(shape[0], int) or not shape[0] or value.shape[0] % shape[0]:
                 return None
             sizes.add((shape[0], value.shape[0]))
         if len(sizes) != 1:

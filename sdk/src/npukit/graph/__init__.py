@@ -7,7 +7,7 @@ from npukit.graph.infer import CANONICAL_OPSET, check_graph, infer_shapes, make_
 from npukit.graph.macs import count_macs, mac_operands, sample_shape
 from npukit.graph.masks import MASK, mask_operands
 from npukit.graph.model import FLOAT_DTYPES, Array, Graph, Node, Shape, Stored, Tensor, row_ranges
-from npukit.graph.passes import bind, fold_affine, fold_constants, remove_dead_nodes, subgraph
+from npukit.graph.passes import bind, fold_affine, fold_constants, remove_dead_nodes, reshape_gather_nd, subgraph
 from npukit.graph.patterns import PATTERNS, Pattern, fuse
 from npukit.graph.protobuf import numpy_type
 from npukit.graph.read import load, load_split
@@ -48,6 +48,7 @@ __all__ = [
     "open_atomic",
     "reads",
     "remove_dead_nodes",
+    "reshape_gather_nd",
     "row_ranges",
     "sample_shape",
     "save",

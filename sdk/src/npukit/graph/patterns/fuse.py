@@ -115,13 +115,13 @@ def _as_function(pattern: Pattern, part: Region) -> Fusion | None:
 def _as_axis_op(pattern: Pattern, part: Region) -> Fusion | None:
     """An op along one axis, without parameters."""
     axes, rank = part.axes(), len(part.graph.tensor(part.x).shape or ())
-    if part.constants() or len(axes) != 1:
+    if part.constants() or len(axes) != 1 or rank < 2:
         return None
     shape = [1] * rank
     shape[axes[0]] = 29
-    shape[axes[0] - 1] *= _SAMPLES.size // 29  # some rows, in any other axis
+    shape[(axes[0] - 1) % rank] *= _SAMPLES.size // 29  # some rows, in any other axis
     attributes = {**pattern.attributes, "axis": axes[0]}
-    if rank == 1 or not _close(
+    if not _close(
         part.values(_SAMPLES.reshape(shape)).get(part.root),
         _defined(pattern.op, tuple(attributes.items()), pattern.opset, tuple(shape)),
     ):
