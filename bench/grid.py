@@ -295,9 +295,9 @@ def configurations(case: Case) -> list[tuple[str, str, str]]:
     return [tuple(word.split(":")) for word in weights.split()] + floats  # type: ignore[misc]
 
 
-def build(name: str, act: str, weight: str = "-", granularity: str = "-") -> Model:
-    """The one-op model of a cell: graph, encodings, and one set of inputs."""
-    case = CASES[name]
+def build(name: str, act: str, weight: str = "-", granularity: str = "-", case: Case | None = None) -> Model:
+    """The one-op model of a cell: graph, encodings, and one set of inputs. ``case`` stands for the case of that name."""
+    case = case or CASES[name]
     dtype = TYPES[act]
     rng = np.random.default_rng(zlib.crc32(f"{name} {act} {weight} {granularity}".encode()))
     graph, values = _graph(case, rng)

@@ -20,13 +20,13 @@ from typing import Any
 
 import attrs
 import grid
-import numpy as np
+import pair
+import ranges
 import zoo
 from numpy.typing import NDArray
 
 from npukit.backend import Backend, Soc
-from npukit.diagnosis import decibels_of, powers, total_powers
-from npukit.errors import NpukitError
+from npukit.diagnosis import decibels_of, total_powers
 from npukit.plugins import Registry
 from npukit.quantization import Options, Request, open_session, quantize
 
@@ -120,40 +120,18 @@ def measure(name: str, configuration: tuple[str, str, str], ours: Backend, their
     """Both backends on one cell; None where the vendor does not run it."""
     model = grid.build(name, *configuration)
     types = configuration[0] if configuration[1] == "-" else ":".join(configuration)
-    with theirs.open(theirs.compile(model.graph, model.encodings, soc)) as session:
-        try:
-            wanted = session.run(model.feeds)
-        except NpukitError:
-            return None
-    with ours.open(ours.compile(model.graph, model.encodings, soc)) as session:
-        found = session.run(model.feeds)
-    steps, signal, noise = [], 0.0, 0.0
-    for output, value in wanted.items():
-        encoding, other = model.encodings.get(output), found[output]
-        x, y = other.astype(np.float64), value.astype(np.float64)
-        if encoding is not None and not encoding.is_float:
-            steps.append(np.rint((x - y) / float(encoding.steps)))
-        elif encoding is not None:  # in units of the last place of float16
-            steps.append(_ulps(x) - _ulps(y))
-        else:
-            steps.append(x - y)
-        power, error = powers(output, value, other)
-        signal, noise = signal + power, noise + error
-    apart = np.abs(np.concatenate([s.ravel() for s in steps]))
-    least, most = bar(name, *configuration, soc.generation)[1:]
+    sides = pair.run(model, ours, theirs, soc)
+    if sides is None:
+        return None
+    apart = pair.steps_apart(model, *sides)
+    found, wanted = sides
+    label, least, most = bar(name, *configuration, soc.generation)
     exact, within1 = 100 * float((apart == 0).mean()), 100 * float((apart <= 1).mean())
-    label = bar(name, *configuration, soc.generation)[0]
     # A cell of some thousand codes scatters by about a point, so products are held to their share over all shapes (``pooled``).
     enough = exact >= least or label == "8-bit product"
     verdict = "met" if enough and (most is None or apart.max() <= most) else "missed"
-    sqnr = decibels_of(signal, noise)
+    sqnr = pair.sqnr(wanted, found)
     return Row(name, types, soc.name, apart.size, exact, within1, int(apart.max()), sqnr, label, verdict if label else "")
-
-
-def _ulps(values: Array) -> Array:
-    """float16 values as integers in the order of the numbers."""
-    bits = values.astype(np.float16).view(np.int16).astype(np.int64)
-    return np.where(bits < 0, -32768 - bits, bits).astype(np.float64)
 
 
 def ops(names: list[str], socs: list[str]) -> Iterator[Row]:
@@ -229,8 +207,12 @@ def main() -> int:
     parser.add_argument("--case", default="*", help="cases to run, a pattern; '' for none")
     parser.add_argument("--csv", type=Path, help="write the rows of the ops there")
     parser.add_argument("--zoo", type=Path, help="folder with the pretrained models; without it only ops are compared")
+    parser.add_argument("--ranges", type=int, metavar="N", help="N draws of ranges for each op at 8 and 16 bit, not one range")
+    parser.add_argument("--seed", type=int, default=0, help="of the draws (default: 0)")
     args = parser.parse_args()
     socs = args.soc.split(",")
+    if args.ranges:
+        return drawn(args, socs)
     rows = []
     for row in ops(fnmatch.filter(grid.CASES, args.case), socs):
         rows.append(row)
@@ -255,6 +237,19 @@ def main() -> int:
     if args.zoo:
         missed += whole(args.zoo, socs)
     return 1 if missed else 0
+
+
+def drawn(args: argparse.Namespace, socs: list[str]) -> int:
+    """Print and write what ranges do to the ops."""
+    registry = Registry.load()
+    sides = [(registry.resolve(f"htp:{s}")[0], *registry.resolve(f"qnn:{s}")) for s in socs]
+    found = []
+    for draw in ranges.over_ranges(fnmatch.filter(grid.CASES, args.case), sides, args.ranges, args.seed):
+        found.append(draw)
+        print(draw, flush=True)
+    if args.csv:
+        ranges.write(args.csv, found)
+    return 0
 
 
 def whole(folder: Path, socs: list[str]) -> list[Any]:
