@@ -1,10 +1,11 @@
 """How far the HTP emulator agrees with the vendor's simulator, on the same encodings: op by op, and on whole models.
 
     python bench/htp_fidelity.py [--soc SM8750,SM8350] [--case PATTERN] [--csv FILE] [--zoo FOLDER]
+    python bench/htp_fidelity.py --ranges 24 [--seed 0] [--soc SM8750] [--case PATTERN] [--csv FILE]
 
 Needs onnxruntime-qnn. Ops: equal codes, codes within one step, largest difference, SQNR of emulator against simulator; every row
 is held against its bar. Models (--zoo): SQNR against float of both, per output, and their difference. Exit code 1 when a bar is
-missed.
+missed. --ranges draws ranges of values for every op instead: where the simulator is wrong and the emulator right is a hole.
 """
 
 from __future__ import annotations
@@ -240,16 +241,18 @@ def main() -> int:
 
 
 def drawn(args: argparse.Namespace, socs: list[str]) -> int:
-    """Print and write what ranges do to the ops."""
+    """What ranges do to the ops. Exit code 1 when no caveat warns of a hole."""
     registry = Registry.load()
     sides = [(registry.resolve(f"htp:{s}")[0], *registry.resolve(f"qnn:{s}")) for s in socs]
-    found = []
-    for draw in ranges.over_ranges(fnmatch.filter(grid.CASES, args.case), sides, args.ranges, args.seed):
-        found.append(draw)
-        print(draw, flush=True)
+    found = list(ranges.over_ranges(fnmatch.filter(grid.CASES, args.case), sides, args.ranges, args.seed))
+    for soc in socs:
+        print(f"## {soc}\n\n{ranges.report([draw for draw in found if draw.soc == soc])}")
+    missed = [draw for draw in found if draw.hole and not draw.warned]
+    for draw in missed:
+        print(f"missed: {draw}")
     if args.csv:
         ranges.write(args.csv, found)
-    return 0
+    return 1 if missed else 0
 
 
 def whole(folder: Path, socs: list[str]) -> list[Any]:

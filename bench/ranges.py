@@ -10,13 +10,14 @@ import csv
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import median_low
 
 import attrs
 import grid
 import numpy as np
 import pair
 
-from npukit.backend import Backend, Soc
+from npukit.backend import Backend, Rules, Soc
 from npukit.backend.ort import OrtModel
 from npukit.errors import EncodingError
 
@@ -31,7 +32,7 @@ BROKEN, WORSE = 20.0, 6.0  # a hole: below so many dB against float, and by so m
 @attrs.frozen
 class Draw:
     """Both sides on one draw: ``equal`` in per cent of the codes, ``largest`` in steps, the rest in dB: the emulator against the
-    simulator, and both against float."""
+    simulator, and both against float. ``warned`` are the rules of the op constraints that warn of it."""
 
     case: str
     types: str
@@ -42,11 +43,12 @@ class Draw:
     sqnr: float
     ours: float
     theirs: float
+    warned: str = ""
 
     @property
     def hole(self) -> bool:
-        """Whether the simulator is wrong where the emulator is right."""
-        return self.theirs < BROKEN and self.theirs < self.ours - WORSE
+        """Whether the simulator is wrong where the emulator is right; a result of zeros has no SQNR."""
+        return -np.inf < self.theirs < BROKEN and self.theirs < self.ours - WORSE
 
 
 def types_of(case: grid.Case) -> list[tuple[str, str, str]]:
@@ -95,9 +97,13 @@ def measure(name: str, case: grid.Case, types: tuple[str, str, str], ours: Backe
     found, other = sides
     varied = [a for a in case.args if a.kind in ("act", "const") and a.value is None]
     text = "; ".join(f"{a.low:.3g}..{a.high:.3g}" for a in varied)
+    if any(v.dtype.kind == "f" for v in wanted.values()):  # indices have ties, and no SQNR
+        wanted, found, other = ({n: v for n, v in side.items() if wanted[n].dtype.kind == "f"} for side in (wanted, found, other))
     levels = (pair.sqnr(other, found), pair.sqnr(wanted, found), pair.sqnr(wanted, other))
+    warned = [p.rule for p in Rules.of(ours, soc).validate(model.graph, model.encodings) if p.severity == "warning"]
     label = types[0] if types[1] == "-" else ":".join(types)
-    return Draw(name, label, soc.name, text, 100 * float((apart == 0).mean()), int(min(apart.max(), 2**31)), *levels)
+    equal, largest = 100 * float((apart == 0).mean()), int(min(apart.max(), 2**31))
+    return Draw(name, label, soc.name, text, equal, largest, *levels, " ".join(dict.fromkeys(warned)))
 
 
 def over_ranges(names: list[str], sides: list[tuple[Backend, Backend, Soc]], count: int, seed: int) -> Iterator[Draw]:
@@ -114,7 +120,31 @@ def write(path: Path, found: list[Draw]) -> None:
     """All draws as CSV."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["case", "types", "soc", "ranges", "equal", "largest", "sqnr_db", "emulator_db", "simulator_db", "hole"])
+        writer.writerow([f.name for f in attrs.fields(Draw)] + ["hole"])
         for d in found:
-            figures = (f"{d.equal:.2f}", d.largest, *(f"{level:.1f}" for level in (d.sqnr, d.ours, d.theirs)))
-            writer.writerow((d.case, d.types, d.soc, d.ranges, *figures, int(d.hole)))
+            cells = [f"{v:.2f}" if isinstance(v, float) else v for v in attrs.astuple(d)]
+            writer.writerow([*cells, int(d.hole)])
+
+
+def report(found: list[Draw]) -> str:
+    """A Markdown table of medians and holes per case and type, and what the caveats miss or warn of in vain."""
+    lines = ["| Case | Types | Ranges | Equal | SQNR | Emulator | Simulator | Lowest | Holes | Warned |"]
+    lines += ["| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"]
+    for key in dict.fromkeys((d.case, d.types) for d in found):
+        mine = [d for d in found if (d.case, d.types) == key]
+        holes = [d for d in mine if d.hole]
+        medians = [_decibels(median_low(getattr(d, side) for d in mine)) for side in ("sqnr", "ours", "theirs")]
+        figures = [str(len(mine)), f"{median_low(d.equal for d in mine):.0f} %", *medians, _decibels(min(d.theirs for d in mine))]
+        counts = [str(len(holes) or "-"), str(sum(bool(d.warned) for d in holes) if holes else "-")]
+        lines.append("| " + " | ".join([*key, *figures, *counts]) + " |")
+    holes, fine = [d for d in found if d.hole], [d for d in found if not d.hole]
+    missed, vain = sum(not d.warned for d in holes), sum(bool(d.warned) for d in fine)
+    lines += [
+        "",
+        f"{len(found)} draws, {len(holes)} holes, {missed} of them without a warning; {vain} draws warned of that are none.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _decibels(level: float) -> str:
+    return "inf" if level == np.inf else f"{level:.0f}"
