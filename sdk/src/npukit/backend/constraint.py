@@ -126,6 +126,11 @@ class Caveat:
     behind: frozenset[str] = attrs.field(default=frozenset(), converter=_names)
     joined: frozenset[str] = attrs.field(default=frozenset(), converter=_names)
 
+    def __str__(self) -> str:
+        types = f" ({'|'.join(sorted(self.dtypes))})" if self.dtypes else ""
+        fine = f"; fine is {' or '.join(map(str, self.fine))}" if self.fine else ""
+        return f"{self.rule}{types}: {self.message}{fine}"
+
     def concerns(self, soc: Soc) -> bool:
         """Whether it is about a chip."""
         return within(soc, self.since, "") and not (self.below and soc.version >= arch_version(self.below))
