@@ -23,22 +23,20 @@ def embeddings(tmp_path: Path) -> Path:
 
 
 def norm(path: Path, *, cured: bool = False) -> Path:
-    """A root mean square norm in pieces; the cured one divides instead of multiplying by a reciprocal."""
-    last = (
-        [Node("Div", "divide", ("x", "root"), ("normed",))]
-        if cured
-        else [Node("Reciprocal", "invert", ("root",), ("inverse",)), Node("Mul", "scale", ("x", "inverse"), ("normed",))]
-    )
+    """A root mean square norm in pieces that returns its factors too, so that it stays in pieces. The cured one divides."""
+    op, inputs = ("Div", ("one", "root")) if cured else ("Reciprocal", ("root",))
     nodes = [
         Node("Mul", "square", ("x", "x"), ("squares",)),
         Node("ReduceMean", "mean", ("squares", "axes"), ("mean_square",)),
         Node("Add", "add", ("mean_square", "epsilon"), ("variance",)),
         Node("Sqrt", "sqrt", ("variance",), ("root",)),
-        *last,
+        Node(op, "invert", inputs, ("inverse",)),
+        Node("Mul", "scale", ("x", "inverse"), ("normed",)),
         Node("Mul", "weigh", ("normed", "weight"), ("y",)),
     ]
     constants = {"axes": np.array([-1]), "epsilon": np.float32(1e-6), "weight": np.linspace(0.5, 1.5, 32, dtype=np.float32)}
-    save(make_graph(nodes, {"x": ("float32", (1, 8, 32))}, ["y"], constants), path)
+    constants |= {"one": np.float32(1)} if cured else {}
+    save(make_graph(nodes, {"x": ("float32", (1, 8, 32))}, ["y", "inverse"], constants), path)
     return path
 
 

@@ -46,12 +46,14 @@ def check(
     task = Task.prepare(origin, target, options)
     observer = find_observer(options.calibration, registry.observers())
     seen = Calibration(data, task.graph, options, observer, on_event)
-    encodings = task.encodings(task.placeholders() if data is None else seen.ranges(task, task.graph))
+    ranges = task.placeholders() if data is None else seen.ranges(task, task.graph)
+    encodings = task.encodings(ranges)
     bindings = options.bindings or origin.bindings
     problems = bound_problems(
         task.problems(encodings), target, task.graph, encodings, bindings, task.types, task.options.float_fallback
     )
-    notes = (*task.notes, *idle_settings(task, origin))
+    masks = () if data is None else task.mask_notes(ranges)
+    notes = (*task.notes, *masks, *idle_settings(task, origin))
     return CheckResult(target.backend.name, target.soc, len(task.graph.nodes), problems, notes)
 
 
