@@ -295,8 +295,8 @@ def test_caveats_about_ratios_ranks_and_types() -> None:
         return only(OpConstraint("Relu", [ACT], [ACT], "a test", caveat={**text, **caveat}))
 
     ratio = rules(fine={"over": "out[0]", "most": 60})
-    assert found(one("Relu"), ratio, x=wide(-30, 1), y=wide(0, 1)) == set()
-    (problem,) = ratio.validate(one("Relu"), {"x": wide(-120, 1), "y": wide(0, 1)})
+    assert found(one("Relu"), ratio, x=wide(-100, 1), y=wide(0, 2)) == set()
+    (problem,) = ratio.validate(one("Relu"), {"x": wide(-240, 1), "y": wide(0, 2)})
     expected = "the largest magnitude of 'x' over that of 'y' is 120, fine is at most 60: it is odd"
     assert (problem.tensor, problem.message, problem.hint) == ("x", expected, "do otherwise")
     flat = rules(fine={"measure": "rank", "least": 2})
