@@ -297,9 +297,9 @@ def configurations(case: Case) -> list[tuple[str, str, str]]:
     return [tuple(word.split(":")) for word in weights.split()] + floats  # type: ignore[misc]
 
 
-def build(name: str, act: str, weight: str = "-", granularity: str = "-") -> Model:
-    """The one-op model of a cell: graph, encodings, and one set of inputs."""
-    return build_case(CASES[name], act, weight, granularity, seed=f"{name} {act} {weight} {granularity}")
+def build(name: str, act: str, weight: str = "-", granularity: str = "-", case: Case | None = None) -> Model:
+    """The one-op model of a cell: graph, encodings, and one set of inputs. ``case`` stands for the case of that name."""
+    return build_case(case or CASES[name], act, weight, granularity, seed=f"{name} {act} {weight} {granularity}")
 
 
 def build_case(case: Case, act: str, weight: str = "-", granularity: str = "-", *, seed: str = "") -> Model:

@@ -226,7 +226,7 @@ def _limits(row: Any) -> str:
     if row.min_rank or row.max_rank is not None:
         high = "" if row.max_rank is None else row.max_rank
         parts.append(f"rank {row.min_rank or ''}..{high}")
-    return "\n".join([*parts, *([row.doc] if row.doc else [])]) or "-"
+    return "\n".join([*parts, *map(str, row.caveat), *([row.doc] if row.doc else [])]) or "-"
 
 
 def socs() -> str:

@@ -49,6 +49,15 @@ def test_every_row_says_where_it_comes_from(rows: tuple[OpConstraint, ...]) -> N
             assert port.same_as in (None, "in[0]"), row
 
 
+def test_every_caveat_about_ranges_has_a_cure(rows: tuple[OpConstraint, ...]) -> None:
+    """Who is warned of a range is told what to do, and its ports are ports of the row."""
+    for row, caveat in [(one, caveat) for one in rows for caveat in one.caveat if caveat.fine]:
+        assert caveat.hint, row
+        for name in {name for span in caveat.fine for name in (span.port, span.over) if name}:
+            side, index = name.rstrip("]").split("[")
+            assert int(index) < len(row.inputs if side == "in" else row.outputs), (row.op, name)
+
+
 def test_every_mapped_op_has_a_row(rows: tuple[OpConstraint, ...]) -> None:
     """All ops that the open converters map are covered, and those that the HTP never takes are absent."""
     assert {row.op for row in rows} >= MAPPED
@@ -66,7 +75,7 @@ def test_a_float_form_exists_for_what_runs_in_float(rows: tuple[OpConstraint, ..
     assert floats
     early = [row for row in floats if row.min_arch not in ("v69", "v73")]
     assert early
-    assert all(row.caveat is not None and row.caveat.rule == "float-before-v69" for row in early)
+    assert all([caveat.rule for caveat in row.caveat] == ["float-before-v69"] for row in early)
 
 
 def test_native_names(rows: tuple[OpConstraint, ...]) -> None:

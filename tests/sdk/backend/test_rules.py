@@ -260,6 +260,75 @@ def test_the_form_without_a_caveat_is_preferred() -> None:
     assert found(one("Relu"), rules, x=wide, y=U8) == {("warning", "odd", "")}
 
 
+def wide(low: float, high: float, dtype: str = "uint8", origin: str = "calibrated") -> Encoding:
+    return encoding_for_range(low, high, dtype).with_origin(origin)
+
+
+@pytest.mark.parametrize(
+    ("fine", "fits", "misses"),
+    [
+        ({"least": 1}, (wide(-2, 1), wide(0, 1)), (wide(-0.5, 0.9), wide(0, 0.02))),
+        ({"most": 4}, (wide(0, 4), wide(-3, 1)), (wide(-5, 1),)),
+        ({"measure": "low", "least": 0}, (wide(0, 4),), (wide(-1, 1),)),
+        ({"measure": "high", "most": 2}, (wide(-8, 1),), (wide(0, 3),)),
+        ({"measure": "balance", "least": 0.95}, (wide(-1, 1), wide(-1, 8)), (wide(-2, 1), wide(-1, 0))),
+        ({"measure": "step", "least": 0.01}, (wide(0, 4),), (wide(0, 1), wide(0, 4, "uint16"))),
+        ([{"least": 9}, {"most": 1}], (wide(0, 1), wide(0, 10)), (wide(0, 5),)),
+    ],
+)
+def test_caveats_about_ranges(fine: Any, fits: tuple[Encoding, ...], misses: tuple[Encoding, ...]) -> None:
+    """A caveat with spans is about tensors outside of all of them; ranges that are not known say nothing."""
+    rules = only(OpConstraint("Relu", [ACT], [ACT], "a test", caveat={"rule": "odd", "message": "odd", "fine": fine}))
+    for encoding in fits:
+        assert found(one("Relu"), rules, x=encoding, y=U8) == set()
+    for encoding in misses:
+        assert found(one("Relu"), rules, x=encoding, y=U8) == {("warning", "odd", "x")}
+        assert found(one("Relu"), rules, x=encoding.with_origin("placeholder"), y=U8) == set()
+    assert found(one("Relu"), rules, y=U8) == {("error", "dtype", "x")}
+
+
+def test_caveats_about_ratios_ranks_and_types() -> None:
+    """A span may divide by another port or read a rank; a caveat may be about some types of in[0] only."""
+
+    def rules(**caveat: Any) -> Rules:
+        text = {"rule": "odd", "message": "it is odd", "hint": "do otherwise"}
+        return only(OpConstraint("Relu", [ACT], [ACT], "a test", caveat={**text, **caveat}))
+
+    ratio = rules(fine={"over": "out[0]", "most": 60})
+    assert found(one("Relu"), ratio, x=wide(-100, 1), y=wide(0, 2)) == set()
+    (problem,) = ratio.validate(one("Relu"), {"x": wide(-240, 1), "y": wide(0, 2)})
+    expected = "the largest magnitude of 'x' over that of 'y' is 120, fine is at most 60: it is odd"
+    assert (problem.tensor, problem.message, problem.hint) == ("x", expected, "do otherwise")
+    flat = rules(fine={"measure": "rank", "least": 2})
+    assert found(one("Relu"), flat, x=U8, y=U8) == set()
+    assert found(one("Relu", (4,)), flat, x=U8, y=U8) == {("warning", "odd", "x")}
+    narrow = rules(dtypes=["uint16"])
+    assert found(one("Relu"), narrow, x=U8, y=U8) == set()
+    assert found(one("Relu"), narrow, x=wide(-1, 1, "uint16"), y=U8) == {("warning", "odd", "")}
+
+
+def test_caveats_about_neighbours() -> None:
+    """A caveat may be about what makes in[0], and about an op that joins it with out[0]."""
+    caveat = {"rule": "odd", "message": "odd", "behind": ["Conv"], "joined": ["Mul"]}
+    rules = only(OpConstraint("Sigmoid", [ACT], [ACT], "a test", caveat=caveat))
+
+    def rules_found(first: str, second: str, other: str) -> bool:
+        nodes = [Node(first, "a", ("x",), ("h",)), Node("Sigmoid", "s", ("h",), ("t",)), Node(second, "m", (other, "t"), ("y",))]
+        graph = make_graph(nodes, {"x": ("float32", (1, 4))}, ["y"])
+        return any(p.rule == "odd" for p in rules.validate(graph, dict.fromkeys("xhty", U8)))
+
+    assert rules_found("Conv", "Mul", "h")
+    assert not rules_found("Relu", "Mul", "h")
+    assert not rules_found("Conv", "Add", "h")
+    assert not rules_found("Conv", "Mul", "x")
+
+
+def test_a_span_names_a_known_measure() -> None:
+    """A typo in a row is found when the row is read."""
+    with pytest.raises(TypeError, match="measure 'widest' is none of"):
+        OpConstraint("Relu", [ACT], [ACT], "a test", caveat={"rule": "odd", "message": "odd", "fine": {"measure": "widest"}})
+
+
 def test_sizes_and_dynamic_inputs() -> None:
     """A port may limit sizes along axes, and may want a tensor that is not constant."""
     narrow = only(OpConstraint("Relu", [{**ACT, "dims": {1: [2, 3]}}], [ACT], "a test"))

@@ -2,7 +2,7 @@
 
 from npukit.backend.base import Arithmetic, Backend, Precision
 from npukit.backend.call import Accumulator, Call, Kernel, Result
-from npukit.backend.constraint import Caveat, OpConstraint, Port, Problem, Soc, grid_matches, load_constraints, load_socs
+from npukit.backend.constraint import Caveat, OpConstraint, Port, Problem, Span, grid_matches, load_constraints
 from npukit.backend.cost import OpCost, TotalCost, bytes_of, count_costs, total
 from npukit.backend.edge import LAYOUTS, Edge
 from npukit.backend.fast import FastCall, Lowering, Operand
@@ -13,6 +13,7 @@ from npukit.backend.recent import Recent
 from npukit.backend.rules import Plan, Rules
 from npukit.backend.scheme import SCHEMAS, Scheme
 from npukit.backend.session import OpTime, Program, Session, check_feeds
+from npukit.backend.soc import Soc, load_socs
 from npukit.backend.target import Selection, Target
 from npukit.backend.value import Value
 
@@ -48,6 +49,7 @@ __all__ = [
     "Selection",
     "Session",
     "Soc",
+    "Span",
     "Target",
     "TotalCost",
     "Value",

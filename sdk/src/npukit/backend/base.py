@@ -10,11 +10,12 @@ from typing import Any, ClassVar, Self
 
 import attrs
 
-from npukit.backend.constraint import OpConstraint, Problem, Soc
+from npukit.backend.constraint import OpConstraint, Problem
 from npukit.backend.cost import OpCost, count_costs
 from npukit.backend.option import Option, read_settings
 from npukit.backend.scheme import Scheme
 from npukit.backend.session import Program, Session, stored_type
+from npukit.backend.soc import Soc
 from npukit.encoding import Encoding
 from npukit.errors import UsageError, did_you_mean
 from npukit.graph import Graph

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import attrs
 import yaml
 
+from npukit.backend.soc import Soc, arch_version, within
 from npukit.encoding import Encoding
 from npukit.errors import PluginError, printable
 
@@ -63,12 +63,59 @@ def _attributes(value: Mapping[str, Iterable[Any]]) -> Mapping[str, tuple[Any, .
     return {key: tuple(tuple(v) if isinstance(v, list) else v for v in allowed) for key, allowed in value.items()}
 
 
+MEASURES = ("largest", "low", "high", "balance", "step", "rank")
+
+
+def _measure(_: object, __: object, value: str) -> None:
+    if value not in MEASURES:
+        raise TypeError(f"measure '{value}' is none of {', '.join(MEASURES)}")
+
+
+@attrs.frozen
+class Span:
+    """Where a form is right: the span of one measure of a tensor of the node.
+
+    ``port`` names the tensor ("in[0]"), ``measure`` what is read of its encoding: the "largest" magnitude on the grid, the "low" or
+    the "high" end, the "balance", which is the high end over the largest magnitude (1 where the range reaches at least as far above
+    zero as below), the "step" from one value to the next; or the "rank" of its shape. ``over`` names a port by whose measure it is
+    divided. It is fine from ``least`` up to ``most``, both included.
+    """
+
+    port: str = "in[0]"
+    measure: str = attrs.field(default="largest", validator=_measure)
+    over: str = ""
+    least: float = float("-inf")
+    most: float = float("inf")
+
+    def __str__(self) -> str:
+        over = f" over that of {self.over}" if self.over else ""
+        return f"{self.measure} of {self.port}{over} {self.limits}"
+
+    def holds(self, value: float) -> bool:
+        """Whether a measured value is fine; the ends of a grid are rounded, as its scale is a float32."""
+        slack = 1e-5
+        return self.least - slack * abs(self.least) <= value <= self.most + slack * abs(self.most)
+
+    @property
+    def limits(self) -> str:
+        """What is fine: "at least 1", "at most 4", "from 1 to 4"."""
+        if self.least == float("-inf"):
+            return f"at most {self.most:g}"
+        return f"at least {self.least:g}" if self.most == float("inf") else f"from {self.least:g} to {self.most:g}"
+
+
+def _spans_of(value: Any) -> tuple[Span, ...]:
+    return tuple(Span(**row) if isinstance(row, Mapping) else row for row in _listed(value))
+
+
 @attrs.frozen
 class Caveat:
     """What a user must know of a form that is accepted: a finding with a rule name of its own.
 
     ``below`` limits it to chips before that architecture ("v69"), ``since`` to that one and later ones. ``severity`` is "warning",
-    or "unknown" where sources contradict one another.
+    or "unknown" where sources contradict one another. What else is given limits it to nodes like that: ``dtypes`` are types of
+    in[0], ``fine`` is a span, or several, that they are outside of, ``behind`` are ops that make in[0], ``joined`` ops that take
+    out[0] together with in[0], as the Mul of x * Sigmoid(x) does.
     """
 
     rule: str
@@ -77,14 +124,28 @@ class Caveat:
     below: str = ""
     severity: str = "warning"
     since: str = ""
+    dtypes: frozenset[str] = attrs.field(default=frozenset(), converter=_names)
+    fine: tuple[Span, ...] = attrs.field(default=(), converter=_spans_of)
+    behind: frozenset[str] = attrs.field(default=frozenset(), converter=_names)
+    joined: frozenset[str] = attrs.field(default=frozenset(), converter=_names)
+
+    def __str__(self) -> str:
+        types = f" ({'|'.join(sorted(self.dtypes))})" if self.dtypes else ""
+        fine = f"; fine is {' or '.join(map(str, self.fine))}" if self.fine else ""
+        return f"{self.rule}{types}: {self.message}{fine}"
 
     def concerns(self, soc: Soc) -> bool:
         """Whether it is about a chip."""
-        return _within(soc, self.since, "") and not (self.below and soc.version >= arch_version(self.below))
+        return within(soc, self.since, "") and not (self.below and soc.version >= arch_version(self.below))
 
 
-def _caveat(value: Caveat | Mapping[str, str] | None) -> Caveat | None:
-    return Caveat(**value) if isinstance(value, Mapping) else value
+def _caveats(value: Any) -> tuple[Caveat, ...]:
+    return tuple(Caveat(**row) if isinstance(row, Mapping) else row for row in _listed(value))
+
+
+def _listed(value: Any) -> Iterable[Any]:
+    """What a row gives as one or as a list."""
+    return () if value is None else value if isinstance(value, list | tuple) else (value,)
 
 
 def _ports(rows: Iterable[Port | Mapping[str, Any]]) -> tuple[Port, ...]:
@@ -98,8 +159,8 @@ class OpConstraint:
     ``variadic`` repeats the last input port for all further inputs. ``attributes`` maps ONNX attributes to allowed values;
     ``min_arch`` is the first architecture that has this form, ``max_arch`` the last one, ``features`` what a SoC must have
     (``Soc.features``), ``max_rank`` the highest rank of in[0]. ``source`` and
-    ``confidence`` (high, medium, low) say where the row comes from. ``caveat`` is a finding about nodes of this form: accepted,
-    with a result that may be wrong.
+    ``confidence`` (high, medium, low) say where the row comes from. ``caveat``, one or a list, are findings about nodes of this
+    form: accepted, with a result that may be wrong.
     """
 
     op: str
@@ -117,14 +178,14 @@ class OpConstraint:
     min_arch: str = ""
     max_arch: str = ""
     features: frozenset[str] = attrs.field(default=frozenset(), converter=_names)
-    caveat: Caveat | None = attrs.field(default=None, converter=_caveat)
+    caveat: tuple[Caveat, ...] = attrs.field(default=(), converter=_caveats)
     doc: str = ""
 
     def missing(self, soc: Soc) -> str:
         """What a chip lacks for this form, "" when nothing: "v73 or later", "up to v69", "the feature 'depthwise'"."""
-        if not _within(soc, self.min_arch, ""):
+        if not within(soc, self.min_arch, ""):
             return f"{self.min_arch} or later"
-        if not _within(soc, "", self.max_arch):
+        if not within(soc, "", self.max_arch):
             return f"an architecture up to {self.max_arch}"
         absent = sorted(name for name in self.features if not soc.features.get(name))
         return f"the feature '{absent[0]}'" if absent else ""
@@ -138,41 +199,6 @@ class OpConstraint:
     def output_port(self, index: int) -> Port | None:
         """The port of output ``index``; the last one repeats."""
         return self.outputs[min(index, len(self.outputs) - 1)] if self.outputs else None
-
-
-@attrs.frozen
-class Soc:
-    """A chip, as data. ``arch`` orders generations ("v73", "v2.1"); ``features`` has what else op constraints may ask for, by name
-    ({"depthwise": True}); ``memory_mb`` is the tightly coupled memory, None when unknown."""
-
-    name: str
-    arch: str
-    id: int | None = None
-    title: str = ""
-    memory_mb: float | None = None
-    source: str = ""
-    features: Mapping[str, Any] = attrs.field(factory=dict)
-
-    @property
-    def version(self) -> tuple[int, ...]:
-        """The numbers in ``arch``: (73,) for "v73", (2, 1) for "v2.1"; () when there is none."""
-        return arch_version(self.arch)
-
-    @property
-    def generation(self) -> int:
-        """The first number in ``arch``: 73 for "v73", 2 for "v2.1"; 0 when there is none."""
-        return next(iter(self.version), 0)
-
-
-def arch_version(arch: str) -> tuple[int, ...]:
-    """The numbers in the name of an architecture, which order it among others."""
-    return tuple(int(digits) for digits in re.findall(r"\d+", arch))
-
-
-def _within(soc: Soc, first: str, last: str) -> bool:
-    """Whether a chip lies between two architectures, either of which may be open. ("v2" covers "v2.1" as the last one.)"""
-    newest = arch_version(last)
-    return soc.version >= arch_version(first) and (not last or soc.version[: len(newest)] <= newest)
 
 
 @attrs.frozen
@@ -211,21 +237,6 @@ def load_constraints(path: Path) -> tuple[OpConstraint, ...]:
         except TypeError as error:
             raise PluginError(f"{path}: constraint row for {ops}: {error}") from None
     return tuple(found)
-
-
-def load_socs(path: Path) -> tuple[Soc, ...]:
-    """Read SoCs from a YAML file: a list of mappings with the fields of Soc. Raises PluginError for anything else."""
-    hint = "a list of rows, each with name and arch"
-    try:
-        rows = yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except (yaml.YAMLError, UnicodeDecodeError):
-        raise PluginError(f"{path} is not YAML", hint=hint) from None
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise PluginError(f"{path} is not a list of SoCs", hint=hint)
-    try:
-        return tuple(Soc(**row) for row in rows)
-    except TypeError as error:
-        raise PluginError(f"{path}: {error}", hint=hint) from None
 
 
 def grid_matches(encoding: Encoding, fixed: Mapping[str, tuple[float, int]]) -> bool:

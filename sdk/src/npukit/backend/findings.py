@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping
 import attrs
 import numpy as np
 
-from npukit.backend.constraint import OpConstraint, Port, Problem, grid_matches
+from npukit.backend.constraint import Caveat, OpConstraint, Port, Problem, Span, grid_matches
 from npukit.backend.ports import port_axis, port_tensor
+from npukit.backend.soc import Soc
 from npukit.encoding import Encoding
 from npukit.graph import Graph, Node
 
@@ -85,6 +86,72 @@ def _block_findings(graph: Graph, name: str, port: Port, encoding: Encoding, rep
     if port.whole_blocks and size is not None and axis is not None and shape is not None and shape[axis] % size:
         message = f"blocks of {size} do not divide the {shape[axis]} weights on axis {axis}"
         yield report("block-size", name, message, "take a size that does")
+
+
+def caveat_findings(graph: Graph, encodings: Mapping[str, Encoding], soc: Soc, report: Report) -> Iterator[Problem]:
+    """The caveats of the row that are about this node, with what is known of it.
+
+    What a caveat asks of encodings says nothing where they are unknown: before types are planned, and of ranges without data.
+    """
+    node = report.node
+    for caveat in report.row.caveat:
+        first = encodings.get(node.inputs[0]) if node.inputs else None
+        of_type = not caveat.dtypes or (first is not None and first.dtype in caveat.dtypes)
+        if not of_type or not caveat.concerns(soc) or not _is_placed(graph, node, caveat):
+            continue
+        if not caveat.fine:
+            yield report(caveat.rule, "", caveat.message, caveat.hint, caveat.severity)
+            continue
+        values = [_value(graph, node, span, encodings) for span in caveat.fine]
+        if all(v is not None and not span.holds(v) for span, v in zip(caveat.fine, values, strict=True)):
+            found = "; ".join(_outside(node, span, v) for span, v in zip(caveat.fine, values, strict=True) if v is not None)
+            tensor = port_tensor(node, caveat.fine[0].port)
+            yield report(caveat.rule, tensor, f"{found}: {caveat.message}", caveat.hint, caveat.severity)
+
+
+def _outside(node: Node, span: Span, value: float) -> str:
+    """What was found of a span and what is fine."""
+    over = f" over that of '{port_tensor(node, span.over)}'" if span.over else ""
+    return f"{_MEASURED[span.measure]} of '{port_tensor(node, span.port)}'{over} is {value:.3g}, fine is {span.limits}"
+
+
+_MEASURED = {
+    "largest": "the largest magnitude",
+    "low": "the low end of the range",
+    "high": "the high end of the range",
+    "balance": "the high end over the largest magnitude",
+    "step": "the scale",
+    "rank": "the rank",
+}
+
+
+def _is_placed(graph: Graph, node: Node, caveat: Caveat) -> bool:
+    """Whether the neighbours of a node are those of the caveat."""
+    x, y = port_tensor(node, "in[0]"), port_tensor(node, "out[0]")
+    maker = graph.producers.get(x)
+    if caveat.behind and (maker is None or maker.op not in caveat.behind):
+        return False
+    return not caveat.joined or any(n.op in caveat.joined and x in n.inputs for n in graph.consumers.get(y, ()))
+
+
+def _value(graph: Graph, node: Node, span: Span, encodings: Mapping[str, Encoding]) -> float | None:
+    """The measure of a span at a node, None when it is not known."""
+    values = [_measured(graph, port_tensor(node, port), span.measure, encodings) for port in (span.port, span.over) if port]
+    known = [v for v in values if v is not None]
+    return None if len(known) < len(values) else known[0] / known[1] if span.over else known[0]
+
+
+def _measured(graph: Graph, name: str, measure: str, encodings: Mapping[str, Encoding]) -> float | None:
+    if measure == "rank":
+        shape = graph.tensor(name).shape if name else None
+        return None if shape is None else len(shape)
+    encoding = encodings.get(name)
+    if encoding is None or encoding.is_float or encoding.origin == "placeholder":
+        return None
+    # Of several scales the widest counts.
+    low, high, step = float(np.min(encoding.min)), float(np.max(encoding.max)), float(np.max(encoding.steps))
+    largest = max(-low, high)
+    return {"largest": largest, "low": low, "high": high, "balance": high / largest, "step": step}[measure]
 
 
 def _is_product(bias: Encoding, node: Node, encodings: Mapping[str, Encoding]) -> bool:

@@ -11,11 +11,11 @@ import numpy as np
 from npukit.backend.base import Backend
 from npukit.backend.call import Accumulator, Kernel
 from npukit.backend.constants import Constants
-from npukit.backend.constraint import Soc
 from npukit.backend.fast import Lowering
 from npukit.backend.interpreter import Interpreter
 from npukit.backend.ort import is_installed
 from npukit.backend.session import Program, Session
+from npukit.backend.soc import Soc
 from npukit.encoding import Array, Encoding, container
 from npukit.graph import Graph, Node
 

@@ -8,10 +8,11 @@ from functools import partial
 import attrs
 
 from npukit.backend.base import Backend, Precision
-from npukit.backend.constraint import OpConstraint, Port, Problem, Soc
-from npukit.backend.findings import Report, dtype_finding, grid_findings, tensor_findings
+from npukit.backend.constraint import OpConstraint, Port, Problem
+from npukit.backend.findings import Report, caveat_findings, dtype_finding, grid_findings, tensor_findings
 from npukit.backend.generic import GENERIC
 from npukit.backend.ports import input_ports, is_weight, output_ports, takes_blocks, takes_plain_integers
+from npukit.backend.soc import Soc
 from npukit.backend.ties import fused, ties
 from npukit.encoding import FLOAT_BITS, INT_BITS, Encoding, Fixed, Shared
 from npukit.graph import Graph, Node, attribute, host_nodes
@@ -205,6 +206,7 @@ class Rules:
         """Findings that need types only: what decides which row a node is planned by."""
         report = Report(node, row)
         yield from self._structure(graph, node, row, report)
+        yield from caveat_findings(graph, {}, self.soc, report)
         for name, port in (*input_ports(node, row), *output_ports(node, row)):
             yield from tensor_findings(graph, name, port, report)
             tensor = graph.tensor(name)
@@ -224,6 +226,7 @@ class Rules:
             yield from wrong
             if encoding is not None and not wrong:
                 yield from grid_findings(graph, node, name, port, encodings, report)
+        yield from caveat_findings(graph, encodings, self.soc, report)
 
     def _structure(self, graph: Graph, node: Node, row: OpConstraint, report: Report) -> Iterator[Problem]:
         missing = row.missing(self.soc)
@@ -235,8 +238,6 @@ class Rules:
             if value not in allowed:
                 shown = " or ".join(str(v) for v in allowed)
                 yield report("attribute", "", f"attribute {name} is {value}, allowed is {shown}")
-        if row.caveat is not None and row.caveat.concerns(self.soc):
-            yield report(row.caveat.rule, "", row.caveat.message, row.caveat.hint, row.caveat.severity)
         given = [n for n in node.inputs if n]
         if not row.variadic and len(given) > len(row.inputs):
             form = f" in the form '{row.variant}'" if row.variant else ""

@@ -10,8 +10,9 @@ from typing import Any
 import attrs
 import numpy as np
 
-from npukit.backend.constraint import Problem, Soc
+from npukit.backend.constraint import Problem
 from npukit.backend.edge import Edge
+from npukit.backend.soc import Soc
 from npukit.encoding import Array, Encoding
 from npukit.errors import DataError, UsageError, did_you_mean
 from npukit.graph import Graph, Node, Tensor

@@ -9,11 +9,12 @@ from typing import Any
 import attrs
 
 from npukit.backend.base import Backend, Precision
-from npukit.backend.constraint import Problem, Soc
+from npukit.backend.constraint import Problem
 from npukit.backend.cost import OpCost
 from npukit.backend.rules import Rules
 from npukit.backend.scheme import Scheme
 from npukit.backend.session import Program
+from npukit.backend.soc import Soc
 from npukit.encoding import Encoding
 from npukit.graph import Graph, host_nodes
 

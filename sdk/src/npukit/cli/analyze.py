@@ -15,6 +15,7 @@ from npukit.cli.console import Console
 from npukit.cli.files import check_writable, write_text
 from npukit.cli.options import (
     add_backend,
+    add_calibration,
     add_data,
     add_model_inputs,
     add_overrides,
@@ -25,7 +26,6 @@ from npukit.cli.options import (
     source_from,
     target_from,
 )
-from npukit.cli.quantize import add_calibration
 
 SUMMARY = "which layers lose the accuracy, and what helps?"
 

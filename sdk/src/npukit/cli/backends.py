@@ -98,12 +98,13 @@ def _rules(backend: Backend, op: str, console: Console) -> int:
             "\n".join(f"in[{i}] {port_text(p)}" for i, p in enumerate(row.inputs)) + (" ..." if row.variadic else ""),
             "\n".join(f"out[{i}] {port_text(p)}" for i, p in enumerate(row.outputs)),
             ", ".join(f"{k} in {list(v)}" for k, v in row.attributes.items()) or "-",
+            "\n".join(map(str, row.caveat)) or "-",
             row.confidence,
             row.source,
         )
         for row in chosen
     ]
-    headers = ["Variant", "From", "Inputs", "Outputs", "Attributes", "Confidence", "Source"]
+    headers = ["Variant", "From", "Inputs", "Outputs", "Attributes", "Caveats", "Confidence", "Source"]
     console.emit(f"{chosen[0].op} on {backend.name}\n\n{table(headers, lines)}", {"backend": backend.name, "rules": chosen})
     return 0
 

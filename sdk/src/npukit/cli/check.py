@@ -1,4 +1,4 @@
-"""Say from the model alone, without data, whether a backend would accept it.
+"""Say from the model alone whether a backend would accept it; with data, whether the ranges of its values are fine as well.
 
 A float model is judged as `npukit quantize` with the same flags would make it, a .dlc by the encodings it has. All problems are
 listed at once. Exit code 1 when there is an error; "unknown" means that the rules cannot tell.
@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 from npukit.cli.console import Console
 from npukit.cli.options import (
     add_backend,
+    add_calibration,
+    add_data,
     add_edges,
     add_model_inputs,
     add_overrides,
@@ -32,6 +34,8 @@ SUMMARY = "would a backend accept this model?"
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="an .onnx or .dlc file")
     add_backend(parser)
+    add_data(parser, required=False)
+    add_calibration(parser)
     add_precision(parser)
     add_overrides(parser)
     add_edges(parser)
@@ -43,7 +47,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
     options, registry = options_from(args), registry_from(args)
     source = source_from(args, registry)
-    result = check(source, target_from(args, registry, source), options=options, registry=registry)
+    target = target_from(args, registry, source)
+    result = check(source, target, data=args.data, options=options, registry=registry, on_event=console.on_event)
     lines = [problems_text(result.problems)] if result.problems else []
     lines += [f"note: {note}" for note in result.notes]
     counts = ", ".join(f"{count} {kind}" for kind, count in sorted(result.counts.items())) or "no problems"

@@ -19,6 +19,7 @@ from npukit.cli.console import Console
 from npukit.cli.files import check_writable, write_text
 from npukit.cli.options import (
     add_backend,
+    add_calibration,
     add_data,
     add_kernels,
     add_model_inputs,
@@ -32,7 +33,6 @@ from npukit.cli.options import (
     settings_from,
     source_from,
 )
-from npukit.cli.quantize import add_calibration
 from npukit.errors import UsageError, did_you_mean
 from npukit.plugins.known import DEFAULT_BACKEND, FLOAT_BACKEND
 

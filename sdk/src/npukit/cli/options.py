@@ -116,6 +116,14 @@ def add_data(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     parser.add_argument("--limit", type=positive, metavar="N", help="use the first N samples only")
 
 
+def add_calibration(parser: argparse.ArgumentParser) -> None:
+    """How ranges are chosen."""
+    group = parser.add_argument_group("calibration")
+    text = "min-max (default), percentile, entropy ... (npukit backends lists all)"
+    group.add_argument("--calibration", default="min-max", metavar="METHOD", help=text)
+    group.add_argument("--percentile", type=float, default=99.99, metavar="P", help="for percentile, 90..100 (default: 99.99)")
+
+
 def positive(text: str) -> int:
     """An int above 0, for argparse."""
     value = int(text)

@@ -17,6 +17,7 @@ from npukit.cli.console import Console
 from npukit.cli.files import check_writable
 from npukit.cli.options import (
     add_backend,
+    add_calibration,
     add_data,
     add_edges,
     add_model_inputs,
@@ -68,14 +69,6 @@ def add_optimizers(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--optimize", default="", metavar="NAME,...", help="run optimizers in this order: cle, adaround, amp ...")
     group.add_argument("--config", metavar="FILE.yaml", help="their settings (aimet_quantizer: datasets, adaround, amp)")
     group.add_argument("--engine", default="", metavar="NAME", help="where they compute: npukit (default) or aimet")
-
-
-def add_calibration(parser: argparse.ArgumentParser) -> None:
-    """How ranges are chosen."""
-    group = parser.add_argument_group("calibration")
-    text = "min-max (default), percentile, entropy ... (npukit backends lists all)"
-    group.add_argument("--calibration", default="min-max", metavar="METHOD", help=text)
-    group.add_argument("--percentile", type=float, default=99.99, metavar="P", help="for percentile, 90..100 (default: 99.99)")
 
 
 def run(args: argparse.Namespace, console: Console) -> int:

@@ -93,7 +93,9 @@ def legalize(
     origin = freed(origin, options)
     task = Task.prepare(origin, target, options)
     observed = set(task.unknown())
+    unseen = frozenset(n for g in task.solution.groups if observed & {*g.observed} for n in g.tensors)
     changes, encodings = task.legal(task.encodings(task.placeholders()))
+    judged = {n: e.with_origin("placeholder") if n in unseen else e for n, e in encodings.items()}
     types = {**target.types(task.graph, encodings, float_fallback=task.options.float_fallback), **task.types}
     manifest = make_manifest(origin, target, task.options, history)
     return Legalized(
@@ -101,8 +103,8 @@ def legalize(
         target.soc,
         changes,
         encodings,
-        task.problems(encodings),
-        frozenset(n for g in task.solution.groups if observed & {*g.observed} for n in g.tensors),
+        task.problems(judged),
+        unseen,
         (*task.notes, *idle_settings(task, origin)),
         frozenset(origin.given),
         Package(manifest, task.graph, encodings, types, origin.edges, origin.bindings),

@@ -31,25 +31,17 @@ def _bindings(value: Iterable[Mapping[str, int]]) -> tuple[Mapping[str, int], ..
 class Options:
     """How to quantize. Empty types, None and 0 mean: as the backend does by default.
 
-        ``per_block`` and ``lpbq`` are sizes of blocks of inputs: weights of ops that have such a form get a float scale per block, or
-        LPBQ grids (an integer 1..16 times a float scale per channel). UsageError for both, or with a ``per_channel`` that is False.
+    ``per_block`` and ``lpbq`` are sizes of blocks of inputs: weights of ops that have such a form get a float scale per block, or
+    LPBQ grids (an integer 1..16 times a float scale per channel). UsageError for both, or with a ``per_channel`` that is False.
 
-        ``calibration`` names an observer: min-max, percentile, entropy, mse, sqnr, or one that a plugin brings. ``float_fallback`` lets
-    <<<<<<< HEAD
-        ops without a kernel run in float16; ``node_types`` says of nodes, by name or by a pattern of names ("layers.0.*"), what they
-        compute in ("int", "float16", "float32"). ``edges`` are what callers hand over and get at graph inputs and outputs (all others:
-        real values in the model's own types).
-        ``bindings`` keeps the model symbolic in the package, with these sizes of its symbols to run it with. ``strict`` raises when the
-        result violates the backend's constraints; otherwise the violations are only listed. ``legalize`` first makes the smallest
-        change of encodings that ends the violations.
-    =======
-        ops without a kernel run in float16; ``node_types`` says of nodes, by name, what they compute in ("int", "float16", "float32").
-        ``edges`` are what callers hand over and get at graph inputs and outputs (all others: real values in the model's own types).
-        ``ties`` are pairs of tensors that get one grid, by name or with wildcards ({"past_*": "new_*"}); an output tied to an input
-        is what that input gets at the next step of a sequence. ``bindings`` keeps the model symbolic in the package, with these sizes
-        of its symbols to run it with. ``strict`` raises when the result violates the backend's constraints; otherwise the violations
-        are only listed. ``legalize`` first makes the smallest change of encodings that ends the violations.
-    >>>>>>> 26595cc60a41ee651946fd8b62db42ad4845fa10
+    ``calibration`` names an observer: min-max, percentile, entropy, mse, sqnr, or one that a plugin brings. ``float_fallback`` lets
+    ops without a kernel run in float16; ``node_types`` says of nodes, by name or by a pattern of names ("layers.0.*"), what they
+    compute in ("int", "float16", "float32"). ``edges`` are what callers hand over and get at graph inputs and outputs (all others:
+    real values in the model's own types). ``ties`` are pairs of tensors that get one grid, by name or with wildcards
+    ({"past_*": "new_*"}); an output tied to an input is what that input gets at the next step of a sequence. ``bindings`` keeps the
+    model symbolic in the package, with these sizes of its symbols to run it with. ``strict`` raises when the result violates the
+    backend's constraints; otherwise the violations are only listed. ``legalize`` first makes the smallest change of encodings that
+    ends the violations.
     """
 
     activations: str = ""

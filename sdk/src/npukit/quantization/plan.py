@@ -98,6 +98,8 @@ class Task:
                 low, high = min(r.low for r in seen), max(r.high for r in seen)
                 symmetric = True if self.plan.symmetric.intersection(group.tensors) else None
                 encoding = scheme.activation(low, high, group.dtype, symmetric=symmetric)
+                if any(r is PLACEHOLDER for r in observed.values()):
+                    encoding = encoding.with_origin("placeholder")
             for name in group.tensors:
                 origin = encoding if group.encoding is None or name in self.given else _spread_origin(encoding)
                 found.setdefault(name, origin)
