@@ -142,14 +142,22 @@ class _Loaded:
         self.close()
 
 
+# Inner tensors are asked for in groups of half this at least.
+_SMALLEST_GROUP = 16
+
+
 class _QnnSession(Session):
-    """Loads a model of its own for every set of tensors asked for, and keeps the last one; threads take turns."""
+    """Loads models of its own for every set of tensors asked for, and keeps those of the last one; threads take turns.
+
+    Graph outputs always come from the model as it is: where it has to show what is between, the runtime joins nodes differently and may
+    refuse them. Inner tensors come from models that show them, all at once or in as few groups as the runtime takes.
+    """
 
     def __init__(self, backend: QnnBackend, program: Program) -> None:
         super().__init__(program)
         self._backend = backend
         self._made_for: tuple[tuple[str, ...], tuple[tuple[int, ...], ...]] = ((), ())
-        self._loaded: _Loaded | None = None
+        self._loaded: list[_Loaded] = []
         self._turn = RLock()
 
     def _run(self, feeds: Mapping[str, Array], tensors: Sequence[str]) -> dict[str, Array]:
@@ -157,11 +165,27 @@ class _QnnSession(Session):
         computed = tuple(n for n in tensors if n not in graph.inputs and not graph.tensor(n).is_constant)
         shapes = tuple(feeds[n].shape for n in graph.inputs)
         with self._turn:
-            if self._loaded is None or (computed, shapes) != self._made_for:
+            if not self._loaded or (computed, shapes) != self._made_for:
                 self._close()
-                self._loaded, self._made_for = self._load(computed, feeds), (computed, shapes)
-            found = self._loaded.run(feeds)
+                self._loaded, self._made_for = self._load_all(computed, feeds), (computed, shapes)
+            found = {name: value for loaded in self._loaded for name, value in loaded.run(feeds).items()}
         return {n: found[n] if n in found else self._given(feeds, n) for n in tensors}
+
+    def _load_all(self, computed: Sequence[str], feeds: Mapping[str, Array]) -> list[_Loaded]:
+        graph = self.program.graph
+        inner = [n for n in computed if n not in graph.outputs]
+        made = [self._load(graph.outputs, feeds)] if len(inner) < len(computed) else []
+        return made + (self._load_groups(inner, feeds) if inner else [])
+
+    def _load_groups(self, tensors: Sequence[str], feeds: Mapping[str, Array]) -> list[_Loaded]:
+        """Models that show inner tensors; what the runtime refuses together it may take in halves."""
+        try:
+            return [self._load(tensors, feeds)]
+        except ConstraintError:
+            if len(tensors) < _SMALLEST_GROUP:
+                raise
+        middle = len(tensors) // 2
+        return [loaded for half in (tensors[:middle], tensors[middle:]) for loaded in self._load_groups(half, feeds)]
 
     def _given(self, feeds: Mapping[str, Array], name: str) -> Array:
         """A graph input or a constant, rounded to its grid."""
@@ -187,8 +211,8 @@ class _QnnSession(Session):
         """Versions, the device, and the nodes it took by op, once something has run: nothing ever falls back to the CPU."""
         answer, _ = self._backend.child(self.program.soc).ask({"do": "versions"})
         facts: dict[str, Any] = {key: answer[key] for key in ("onnxruntime", "onnxruntime-qnn", "device")}
-        loaded = self._loaded
-        if loaded is not None:
+        if self._loaded:
+            loaded = self._loaded[0]
             taken = Counter(node.op for node in placed(read_log(loaded.log), loaded.lowered.nodes))
             facts |= {"nodes on the device": sum(taken.values()), "nodes on the CPU": 0, "ops": dict(sorted(taken.items()))}
         return facts
@@ -205,9 +229,9 @@ class _QnnSession(Session):
 
     def _close(self) -> None:
         with self._turn:
-            if self._loaded is not None:
-                self._loaded.close()
-                self._loaded = None
+            for loaded in self._loaded:
+                loaded.close()
+            self._loaded = []
 
 
 def _problems(failure: QnnRuntimeError, lowered: Lowered, found: tuple[Problem, ...]) -> tuple[Problem, ...]:

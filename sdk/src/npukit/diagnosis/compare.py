@@ -10,10 +10,10 @@ import numpy as np
 
 from npukit.backend import Backend, Scheme, Target
 from npukit.calibration import open_data
-from npukit.diagnosis.opened import open_all
+from npukit.diagnosis.opened import Opened, open_all
 from npukit.diagnosis.sqnr import Agreement, Meter, TensorRow, decibels_of, inner_tensors
 from npukit.encoding import Array, Encoding
-from npukit.errors import DataError
+from npukit.errors import ConstraintError, DataError
 from npukit.events import Event, OnEvent, ignore
 from npukit.graph import Graph
 from npukit.plugins import Registry
@@ -103,13 +103,16 @@ def compare(
     names = [n for n in graph.float_activations() if n not in inner and all(n in tensors for tensors in known)]
     pair = tuple(label for label, s in sessions.items() if not s.ignores_encodings)[-2:]
     pair = pair if len(pair) == 2 else ()
+    notes = opened.notes
+    samples = 0
     with opened:
-        meter = Meter(graph, names, list(sessions), refuse=graph.outputs)
-        codes = _CodeMeter(_common_grids(names, *(sessions[label].program.encodings for label in pair)) if pair else {})
-        samples = 0
         batches = open_data(data, graph, limit=options.limit if options else None)
         total = len(batches) if isinstance(batches, Sized) else None
         for feeds in batches:
+            if not samples:
+                names, notes = _shown(opened, names, feeds)
+                meter = Meter(graph, names, list(sessions), refuse=graph.outputs)
+                codes = _CodeMeter(_common_grids(names, *(sessions[label].program.encodings for label in pair)) if pair else {})
             wanted = exact.run(feeds, names)
             meter.see(wanted)
             got = {label: session.run(feeds, names) for label, session in sessions.items()}
@@ -125,7 +128,20 @@ def compare(
     encodings = {label: dict(s.program.encodings) for label, s in sessions.items()}
     outputs = tuple(r for r in rows if r.name in graph.outputs)
     schemes = {label: target.scheme for label, target in opened.targets.items()}
-    return Comparison(opened.title, tuple(sessions), pair, samples, outputs, tuple(rows), encodings, graph, opened.notes, schemes)
+    return Comparison(opened.title, tuple(sessions), pair, samples, outputs, tuple(rows), encodings, graph, notes, schemes)
+
+
+def _shown(opened: Opened, names: list[str], feeds: Mapping[str, Array]) -> tuple[list[str], tuple[str, ...]]:
+    """The tensors that every backend shows, and the notes: with one more when these are the outputs alone."""
+    for label, session in opened.sessions.items():
+        try:
+            session.run(feeds, names)
+        except ConstraintError as error:
+            outputs = list(opened.graph.outputs)
+            session.run(feeds, outputs)  # which may be refused as well
+            why = f": {error.problems[0]}" if error.problems else ""
+            return outputs, (*opened.notes, f"only outputs are compared, {label} does not show what is between{why}")
+    return names, opened.notes
 
 
 def _common_grids(names: Iterable[str], a: Mapping[str, Encoding], b: Mapping[str, Encoding]) -> dict[str, Encoding]:
