@@ -51,6 +51,11 @@ PRODUCTS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 GAPS = (
     ("Conv3x3_dil2", "u16", "a dilated 16 x 16 bit convolution is computed wrongly by the simulator (check warns of it)"),
     ("Conv1x1_single*", "u16", "a 1x1 convolution with block weights is computed wrongly by the simulator (check warns of it)"),
+    (
+        "LSTM",
+        "*",
+        "the provider runs it as a float op; the difference, 0.9 % of the range at most, is not explained (check warns of it)",
+    ),
     ("Sigmoid_auto", "u16|s16", "the simulator keeps the grid 1/65536 whatever the encoding says (check warns of it)"),
     ("CumSum", "u8", "the simulator's sums are off by far more than rounding, for a reason that is not known (check warns of it)"),
     ("Log", "u16", "the simulator gives the lowest code everywhere when the output spans less than 4 (check --data warns of it)"),

@@ -31,7 +31,7 @@ from npukit.graph import Graph, Node, fold_affine, fold_constants, remove_dead_n
 from npukit_htp.arithmetic import arithmetic
 from npukit_htp.cost import estimate
 from npukit_htp.forms import refused_forms
-from npukit_htp.kernels import COARSE, KERNELS
+from npukit_htp.kernels import KERNELS
 from npukit_htp.lower import lowerings_of
 from npukit_htp.lower.half import HALF
 from npukit_htp.profile import ROUNDED_INPUTS, islands_of, profile_of
@@ -123,7 +123,7 @@ class HtpBackend(KernelBackend):
         return {**super().types(graph, encodings, soc), **islands_of(profile_of(soc), graph, encodings)}
 
     def kernels(self, soc: Soc) -> Mapping[str, Kernel]:
-        return {**KERNELS, **COARSE} if profile_of(soc).coarse_gates else KERNELS
+        return KERNELS
 
     def rounded_inputs(self, node: Node) -> int:
         return ROUNDED_INPUTS.get(node.op, len(node.inputs))

@@ -18,22 +18,19 @@ from npukit_htp.requantize import Scheme, narrow, wide
 class Profile:
     """A numeric family, named after its first architecture.
 
-    ``float_dtype`` is the type in which float islands compute, ``requantize`` what makes codes of exact sums, ``coarse_gates`` says
-    that an LSTM computes its gates with a coarse tanh.
+    ``float_dtype`` is the type in which float islands compute, ``requantize`` what makes codes of exact sums.
     """
 
     name: str
     float_dtype: str
     requantize: Scheme
-    coarse_gates: bool = False
 
 
 # Measured on the simulator of onnxruntime-qnn 2.7.0. Float islands equal results rounded to float16 to 99.7-100 % on v69 and later,
 # the float32 ones on v68. Sums of 16-bit activations and 8-bit weights equal those of a multiplier of 11 bits to 80 % on v68 and
-# v69, all within one step, and those of a float32 multiplier to 80 % from v73 on. The gates of an LSTM are exact to float16 on v69.
-# There is no simulator of v66.
+# v69, all within one step, and those of a float32 multiplier to 80 % from v73 on. There is no simulator of v66.
 _FAMILIES = (
-    (73, Profile("v73", "float16", wide, coarse_gates=True)),
+    (73, Profile("v73", "float16", wide)),
     (69, Profile("v69", "float16", narrow)),
     (68, Profile("v68", "float32", narrow)),
     (0, Profile("v66", "float32", wide)),

@@ -149,8 +149,8 @@ _SMALLEST_GROUP = 16
 class _QnnSession(Session):
     """Loads models of its own for every set of tensors asked for, and keeps those of the last one; threads take turns.
 
-    Graph outputs always come from the model as it is: where it has to show what is between, the runtime joins nodes differently and may
-    refuse them. Inner tensors come from models that show them, all at once or in as few groups as the runtime takes.
+    Graph outputs always come from the model as it is: where it has to show what is between, the runtime joins nodes differently and
+    may refuse them. Inner tensors come from models that show them, all at once or in as few groups as the runtime takes.
     """
 
     def __init__(self, backend: QnnBackend, program: Program) -> None:

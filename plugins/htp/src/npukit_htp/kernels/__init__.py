@@ -11,7 +11,7 @@ from npukit_htp.kernels.matmul import MATMUL
 from npukit_htp.kernels.movement import MOVEMENT
 from npukit_htp.kernels.norm import NORM
 from npukit_htp.kernels.pool import POOL
-from npukit_htp.kernels.recurrent import COARSE, RECURRENT
+from npukit_htp.kernels.recurrent import RECURRENT
 from npukit_htp.kernels.reduce import REDUCE
 from npukit_htp.kernels.resize import RESIZE
 from npukit_htp.kernels.roi import ROI
@@ -37,4 +37,4 @@ KERNELS: Mapping[str, Kernel] = {
 }
 """Every op that has a kernel; those outside the default ONNX domain with the domain in front."""
 
-__all__ = ["COARSE", "KERNELS"]
+__all__ = ["KERNELS"]

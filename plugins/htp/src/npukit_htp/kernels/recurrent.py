@@ -2,44 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from typing import TypeAlias
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from npukit.backend import Call, Kernel, Result, Value
-from npukit.encoding import Array, Encoding
+from npukit.encoding import Array
 from npukit.errors import ModelError
 
-_Function: TypeAlias = Callable[[Array], Array]
+
+def _sigmoid(x: Array) -> Array:
+    return np.asarray(0.5 * (np.tanh(0.5 * x) + 1))
 
 
-def _coarse_tanh(x: Array) -> Array:
-    """tanh as an LSTM's gates have it from v73 on: a line, a polynomial of degree 4, and 1; 0.007 off at most.
-
-    Fitted to 4,096 results of the simulator of onnxruntime-qnn 2.7.0 in float32, which it meets to the last place of float16.
-    """
-    size = np.abs(x)
-    curve = np.polyval([0.00895779571, 0.0111014151, -0.369298997, 1.10621053, -5.0728114e-06], size)
-    return np.asarray(np.sign(x) * np.where(size < 0.394, 0.96351 * size, np.where(size < 2.8375, curve, 1)), np.float32)
-
-
-def _sigmoid(x: Array, tanh: _Function = np.tanh) -> Array:
-    return np.asarray(0.5 * (tanh(0.5 * x) + 1))
-
-
-def lstm(call: Call, gate: _Function = np.tanh) -> Sequence[Result]:
-    """ONNX LSTM; gates in the order input, output, forget, cell, with ``gate`` for tanh; input_forget does nothing."""
-    return _run(call, 4, 2, gate)
+def lstm(call: Call) -> Sequence[Result]:
+    """ONNX LSTM; gates in the order input, output, forget, cell; input_forget does nothing."""
+    return _run(call, 4, 2)
 
 
 def gru(call: Call) -> Sequence[Result]:
     """ONNX GRU; gates in the order update, reset, hidden."""
-    return _run(call, 3, 1, np.tanh)
+    return _run(call, 3, 1)
 
 
-def _run(call: Call, gates: int, states: int, gate: _Function) -> Sequence[Result]:
+def _run(call: Call, gates: int, states: int) -> Sequence[Result]:
     """Outputs Y (T, D, N, H) and the last state or states (D, N, H); layout 0."""
     node = call.node
     _refuse_special_forms(call, gates)
@@ -52,31 +38,21 @@ def _run(call: Call, gates: int, states: int, gate: _Function) -> Sequence[Resul
     if lengths is not None and np.any(lengths.data != x.shape[0]):
         raise ModelError(f"node '{node.name}' ({node.op}) has sequences of different lengths, for which there is no kernel")
     y = np.zeros((x.shape[0], directions, x.shape[1], hidden), np.float32)
-    reads_cell = any(node.outputs[2:]) or call.optional(7) is not None
     for d in range(directions):
         backward = d == 1 or node.get("direction", "forward") == "reverse"
         state = [s[d] for s in starts]
         input_bias, state_bias = np.split(bias[d], 2)
         # The input's share does not depend on the state: one product for all steps.
         given = x @ w[d].T + input_bias
-        steps = range(x.shape[0])[:: -1 if backward else 1]
-        for t in steps:
+        for t in range(x.shape[0])[:: -1 if backward else 1]:
             if gates == 4:
-                # A cell that nobody reads but its own step is part of the gates' arithmetic.
-                end = gate if t == steps[-1] and not reads_cell else np.tanh
-                state = _lstm_step(given[t] + state[0] @ r[d].T + state_bias, state[1], peepholes[d], gate, end)
+                state = _lstm_step(given[t] + state[0] @ r[d].T + state_bias, state[1], peepholes[d])
             else:
                 state = [_gru_step(given[t], state[0], r[d], state_bias, bool(node.get("linear_before_reset", 0)))]
             y[t, d] = state[0]
         for s, final in zip(starts, state, strict=True):
             s[d] = final
-    return [_floored(y, call.outputs[0]), *starts][: len(call.outputs)]
-
-
-def _floored(y: Array, encoding: Encoding | None) -> Array:
-    """The states of all steps such that rounding gives what the simulator does: 8-bit codes of several steps are rounded down."""
-    is_rounded = encoding is None or encoding.is_float or encoding.bits > 8 or len(y) == 1
-    return y if is_rounded or encoding is None else y - encoding.steps / 2
+    return [y, *starts][: len(call.outputs)]
 
 
 def _refuse_special_forms(call: Call, gates: int) -> None:
@@ -89,11 +65,11 @@ def _refuse_special_forms(call: Call, gates: int) -> None:
         raise ModelError(f"node '{node.name}' ({node.op}) uses layout, clip or activations that have no kernel")
 
 
-def _lstm_step(total: Array, cell: Array, peepholes: Array, gate: _Function, end: _Function) -> list[Array]:
+def _lstm_step(total: Array, cell: Array, peepholes: Array) -> list[Array]:
     i, o, f, c = np.split(total, 4, -1)
     cell_i, cell_o, cell_f = np.split(peepholes, 3)
-    cell = _sigmoid(f + cell_f * cell, gate) * cell + _sigmoid(i + cell_i * cell, gate) * gate(c)
-    return [_sigmoid(o + cell_o * cell, gate) * end(cell), cell]
+    cell = _sigmoid(f + cell_f * cell) * cell + _sigmoid(i + cell_i * cell) * np.tanh(c)
+    return [_sigmoid(o + cell_o * cell) * np.tanh(cell), cell]
 
 
 def _gru_step(given: Array, state: Array, weight: Array, bias: Array, linear_before_reset: bool) -> Array:
@@ -115,5 +91,3 @@ def _real(value: Value | None, shape: tuple[int, ...]) -> Array:
 
 
 RECURRENT: Mapping[str, Kernel] = {"GRU": gru, "LSTM": lstm}
-COARSE: Mapping[str, Kernel] = {"LSTM": partial(lstm, gate=_coarse_tanh)}
-"""The kernels that differ where a processor's gates are coarse."""
