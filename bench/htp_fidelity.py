@@ -54,7 +54,7 @@ GAPS = (
     (
         "LSTM",
         "*",
-        "the provider runs it as a float op; the difference, 0.9 % of the range at most, is not explained (check warns of it)",
+        "a float op of the provider; the difference, 0.9 % of the range at most, is not explained (check warns)",
     ),
     ("Sigmoid_auto", "u16|s16", "the simulator keeps the grid 1/65536 whatever the encoding says (check warns of it)"),
     ("CumSum", "u8", "the simulator's sums are off by far more than rounding, for a reason that is not known (check warns of it)"),

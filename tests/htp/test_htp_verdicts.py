@@ -78,6 +78,7 @@ ACCEPTED_BUT_WRONG = [
     ("LpPool_padded", "u16", "-", "-", "lp-pool-pads"),
     ("LpPool_padded", "f16", "-", "-", "lp-pool-pads"),
     ("STFT", "f16", "-", "-", "stft-float16"),
+    ("RMSNorm", "u8", "-", "-", "rounded-down"),
 ]
 
 
@@ -96,7 +97,7 @@ RIGHT_FORMS = [
     ("LpPool", "u16", "-", "-"),
     ("STFT", "f32", "-", "-"),
     ("QuickGelu", "s16", "-", "-"),
-    ("RMSNorm", "u8", "-", "-"),
+    ("RMSNorm", "u16", "-", "-"),
 ]
 
 
