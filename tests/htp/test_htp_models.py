@@ -52,7 +52,7 @@ def sqnr(reference: Array, found: Array) -> float:
 
 @pytest.mark.parametrize("name", ["mnist", "mlperf_tiny_resnet8_cifar10", "mtcnn_pnet", "convvit_cifar10", "dtln_1"])
 def test_model_is_as_good_as_its_qdq_form(name: str, zoo: Path) -> None:
-    """A real model has no problems, and the emulator is within half a dB of the Q/DQ model that ONNX Runtime runs."""
+    """A real model is accepted, and the emulator is within half a dB of the Q/DQ model that ONNX Runtime runs."""
     backend = HtpBackend()
     source = zoo / f"{name}.onnx"
     graph = load(source, batch=1)
@@ -61,7 +61,7 @@ def test_model_is_as_good_as_its_qdq_form(name: str, zoo: Path) -> None:
     rng = np.random.default_rng(3)
     feeds = {n: rng.normal(size=graph.tensor(n).static_shape).astype(np.float32) for n in graph.inputs}
     encodings = quantize_min_max(graph, feeds, backend, backend.precision(backend.soc()))
-    assert not Rules.of(backend, backend.soc()).validate(graph, encodings)
+    assert not [p for p in Rules.of(backend, backend.soc()).validate(graph, encodings) if p.severity == "error"]
     with backend.open(backend.compile(graph, encodings, backend.soc())) as session:
         found = session.run(feeds)
     reference = run_onnx(graph, feeds, graph.outputs)

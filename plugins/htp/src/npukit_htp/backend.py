@@ -36,7 +36,7 @@ from npukit_htp.lower import lowerings_of
 from npukit_htp.lower.half import HALF
 from npukit_htp.profile import ROUNDED_INPUTS, islands_of, profile_of
 from npukit_htp.requantize import codes_of, narrow, wide
-from npukit_htp.rewrites import divide, fuse_ops
+from npukit_htp.rewrites import divide, flatten_norms, fuse_ops
 
 _DATA = Path(__file__).parent / "data"
 
@@ -100,7 +100,7 @@ class HtpBackend(KernelBackend):
 
     def prepare(self, graph: Graph) -> Graph:
         """Fold constants, scales and shifts, put its larger ops together, then drop what nobody reads."""
-        return remove_dead_nodes(divide(fuse_ops(reshape_gather_nd(fold_affine(fold_constants(graph))))))
+        return remove_dead_nodes(divide(flatten_norms(fuse_ops(reshape_gather_nd(fold_affine(fold_constants(graph)))))))
 
     def judge(self, graph: Graph, encodings: Mapping[str, Encoding], soc: Soc, found: tuple[Problem, ...]) -> tuple[Problem, ...]:
         """The op constraints' findings, and the forms that depend on values (``npukit_htp.forms``)."""

@@ -41,6 +41,7 @@ TEXTS = {
     "arch": "This form of the op needs a later architecture than that of the chosen SoC.",
     "attribute": "The op is accepted only with other values of this attribute.",
     "inputs": "The op is given more inputs than the backend takes.",
+    "outputs": "The op has more outputs than the backend writes.",
     "rank": "The tensor has more or fewer dimensions than the backend takes. Reshape around the op.",
     "dynamic": "The backend takes this input only as a tensor that is not constant.",
     "dims": "A dimension of the tensor has a size that this form of the op does not take.",
@@ -84,14 +85,26 @@ def run(args: argparse.Namespace, console: Console) -> int:
         return _arithmetic(args, console)
     if args.backend:
         raise UsageError("--backend goes with: npukit explain arithmetic")
+    texts = {**_caveats(args), **TEXTS}
     if not args.code:
-        width = max(map(len, TEXTS))
-        console.emit("\n".join(f"{code:<{width}}  {text}" for code, text in TEXTS.items()), TEXTS)
+        width = max(map(len, texts))
+        console.emit("\n".join(f"{code:<{width}}  {text}" for code, text in texts.items()), texts)
         return 0
-    if args.code not in TEXTS:
-        raise UsageError(f"there is no code '{args.code}'", hint=did_you_mean(args.code, TEXTS))
-    console.emit(f"{args.code}: {TEXTS[args.code]}", {"code": args.code, "text": TEXTS[args.code]})
+    if args.code not in texts:
+        raise UsageError(f"there is no code '{args.code}'", hint=did_you_mean(args.code, texts))
+    console.emit(f"{args.code}: {texts[args.code]}", {"code": args.code, "text": texts[args.code]})
     return 0
+
+
+def _caveats(args: argparse.Namespace) -> dict[str, str]:
+    """What the op constraints of all backends say in their caveats, by rule."""
+    found: dict[str, dict[str, None]] = {}
+    for backend in registry_from(args).backends():
+        for row in backend.constraints():
+            for caveat in row.caveat:
+                text = f"{row.op}: {caveat.message}" + (f" ({caveat.hint})" if caveat.hint else "")
+                found.setdefault(caveat.rule, {})[text] = None
+    return {rule: "; ".join(texts) for rule, texts in found.items()}
 
 
 def _arithmetic(args: argparse.Namespace, console: Console) -> int:
