@@ -10,7 +10,7 @@ import numpy as np
 from npukit.graph import Graph, Node, Tensor, fuse
 
 # What the HTP computes as one op, and better so than in pieces (docs/explanation/patterns.md).
-_OPS = ("Gelu", "HardSwish", "HardSigmoid", "Softmax", "LayerNormalization", "RMSNormalization")
+_OPS = ("Gelu", "HardSwish", "HardSigmoid", "Softplus", "Softmax", "LayerNormalization", "RMSNormalization")
 _NORM_RANK = 4
 
 
