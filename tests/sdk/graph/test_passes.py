@@ -148,6 +148,22 @@ def test_shared_weight_keeps_its_values() -> None:
     assert_same(graph, fold_affine(graph))
 
 
+def test_casts_are_plain() -> None:
+    """A CastLike is a Cast to the type of the other tensor, a constant one is folded, and a Cast to the same type goes."""
+    nodes = [
+        Node("Cast", "same", ("x",), ("a",), {"to": 1}),
+        Node("CastLike", "number", ("two", "a"), ("b",)),
+        Node("Mul", "mul", ("a", "b"), ("c",)),
+        Node("CastLike", "half", ("c", "h"), ("y",)),
+    ]
+    inputs = {"x": ("float32", (2, 3)), "h": ("float16", (1,))}
+    graph = make_graph(nodes, inputs, ["y"], {"two": np.int64(2)})
+    folded = fold_constants(graph)
+    assert [(n.op, n.inputs) for n in folded.nodes] == [("Mul", ("x", "b")), ("Cast", ("c",))]
+    assert folded.nodes[1].attributes == {"to": 10}
+    assert_same(graph, folded)
+
+
 def test_fold_constants() -> None:
     """A Shape-Gather-Concat chain in front of a Reshape becomes a constant, and Identity goes; outputs keep their names."""
     nodes = [

@@ -22,11 +22,11 @@ def lowest_useful(graph: Graph, range_of: RangeOf, types: Mapping[str, str]) -> 
     """
     found: dict[str, list[float]] = {}
     for node in reversed(graph.nodes):
-        for name in mask_operands(node, graph.before_softmax):
+        for name in mask_operands(graph, node, graph.before_softmax):
             if name in graph.before_softmax:
                 found.setdefault(name, []).append(_need(graph, node, name, range_of, found, types))
     needs = {name: min(values) for name, values in found.items()}
-    return {name: value for name, value in needs.items() if math.isfinite(value)}
+    return {name: MASK if value == math.inf else value for name, value in needs.items() if value > -math.inf}
 
 
 def _need(
@@ -39,6 +39,8 @@ def _need(
         bits = INT_BITS.get(types.get(node.outputs[0], ""), 16)
         floor = _floor(graph, name, range_of)
         return floor - math.log(size * 2.0 ** (bits + 1)) if isinstance(size, int) and size else -math.inf
+    if node.op == "Equal":
+        return math.inf  # asks only whether something is left out
     need = min(found.get(node.outputs[0], [-math.inf]))
     if node.op != "Add":
         return need
@@ -51,7 +53,7 @@ def _floor(graph: Graph, name: str, range_of: RangeOf) -> float:
     node = graph.producers.get(name)
     if node is not None and name in graph.before_softmax:
         if node.op in ("Where", "Max"):
-            return max(_floor(graph, n, range_of) for n in mask_operands(node, graph.before_softmax))
+            return max(_floor(graph, n, range_of) for n in mask_operands(graph, node, graph.before_softmax))
         if node.op == "Add":
             (a, b) = node.inputs
             return max(_low(range_of(a)) + _floor(graph, b, range_of), _floor(graph, a, range_of) + _low(range_of(b)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import attrs
 import numpy as np
 
 from npukit.errors import ModelError
@@ -9,6 +10,7 @@ from npukit.graph.evaluate import evaluate_node
 from npukit.graph.infer import infer_shapes
 from npukit.graph.model import Array, Graph, Node, Tensor
 from npukit.graph.passes.dead_nodes import remove_dead_nodes
+from npukit.graph.protobuf import elem_type
 
 # A constant larger than this is not made out of smaller ones (Expand or Tile of a scalar, say).
 MAX_BYTES = 64 << 20
@@ -59,17 +61,31 @@ def _values(node: Node, tensors: dict[str, Tensor], graph: Graph) -> tuple[Array
 
 
 def _skip_copies(graph: Graph) -> Graph:
-    """Let the readers of an Identity or Dropout read its input instead."""
+    """Let the readers of what changes nothing (Identity, Dropout, a Cast to the same type) read its input instead."""
     renamed: dict[str, str] = {}
     kept: list[Node] = []
     for node in graph.nodes:
+        node = _plain_cast(graph, node)
         inputs = tuple(renamed.get(n, n) for n in node.inputs)
         copies = node.op == "Identity" or (node.op == "Dropout" and not any(node.outputs[1:]) and not _training(graph, node))
         if copies and not node.domain and node.outputs[0] not in graph.outputs:
             renamed[node.outputs[0]] = inputs[0]
         else:
             kept.append(node if inputs == node.inputs else Node(node.op, node.name, inputs, *_rest(node)))
-    return graph.evolve(nodes=tuple(kept)) if renamed else graph
+    changed = renamed or any(a is not b for a, b in zip(kept, graph.nodes, strict=True))
+    return graph.evolve(nodes=tuple(kept)) if changed else graph
+
+
+def _plain_cast(graph: Graph, node: Node) -> Node:
+    """A CastLike as the Cast that it is, a Cast to the type that is there as an Identity."""
+    if node.op not in ("Cast", "CastLike") or node.domain:
+        return node
+    dtype = graph.tensors[node.outputs[0]].dtype
+    if dtype and dtype == graph.tensors[node.inputs[0]].dtype and node.outputs[0] not in graph.outputs:
+        return attrs.evolve(node, op="Identity", inputs=node.inputs[:1], attributes={})
+    if node.op == "CastLike" and dtype:
+        return attrs.evolve(node, op="Cast", inputs=node.inputs[:1], attributes={"to": elem_type(dtype)})
+    return node
 
 
 def _rest(node: Node) -> tuple[tuple[str, ...], dict[str, object], str]:
