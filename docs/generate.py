@@ -254,12 +254,36 @@ def errors() -> str:
     return text + table(["Code", "What it means"], [(f"`{code}`", what) for code, what in TEXTS.items()])
 
 
+def qairt_flags() -> str:
+    """Every flag of QAIRT's tools: what it does, or why it is refused."""
+    from npukit_qairt.flags import TOOLS
+
+    parts = [NOTE + "# Flags of QAIRT's tools\n"]
+    parts.append("[How to use them](../how-to/qairt-scripts.md). Hyphens and underscores are the same.\n")
+    for tool in TOOLS.values():
+        rows = []
+        for flag in tool.flags:
+            value = " ".join(flag.metavar) if isinstance(flag.metavar, tuple) else flag.metavar
+            names = ", ".join(filter(None, (flag.name, flag.short)))
+            what = flag.help or (f"Changes nothing, and says so: {flag.idle}." if flag.idle else "")
+            if flag.refused:
+                what = f"**Refused**: {flag.refused}. Instead: {flag.instead}."
+            choices = f" ({', '.join(map(str, flag.choices))})" if flag.choices and str(flag.choices[0]) not in what else ""
+            older = f" Older: {', '.join(f'`{name}`' for name in flag.old)}." if flag.old else ""
+            rows.append(
+                (f"`{names}{' ' + value if value else ''}`", what + choices + older + (" (required)" if flag.required else ""))
+            )
+        parts.append(f"## {tool.name}\n\n{tool.title}\n\n{table(['Flag', 'What'], rows)}")
+    return "\n".join(parts)
+
+
 PAGES: dict[str, Callable[[], str]] = {
     "cli.md": cli,
     "python-api.md": python_api,
     "op-constraints-htp.md": op_constraints,
     "socs-htp.md": socs,
     "errors.md": errors,
+    "qairt-flags.md": qairt_flags,
 }
 
 

@@ -17,6 +17,8 @@ from typing import Any
 import pytest
 
 from npukit.cli import main
+from npukit_qairt.flags import TOOLS
+from npukit_qairt.main import main as run_tool
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 PAGES = sorted(p for p in DOCS.rglob("*.md") if p.parent.name != "reference")
@@ -58,23 +60,23 @@ def test_page_runs(page: Path, demo_files: Path, tmp_path: Path, monkeypatch: py
 
 
 def _commands(text: str) -> Iterator[tuple[list[str], list[str], int]]:
-    """(words, lines shown, exit code) of each npukit command; a following ``$ echo $?`` tells the exit code, 0 without."""
+    """(words, lines shown, exit code) of each command; a following ``$ echo $?`` tells the exit code, 0 without."""
     parts = [part.splitlines() for part in re.split(r"^\$ ", text, flags=re.MULTILINE) if part.strip()]
     for part, following in itertools.zip_longest(parts, parts[1:], fillvalue=[""]):
         words = shlex.split(part[0], comments=True)
-        if words and words[0] == "npukit":
-            yield words[1:], part[1:], int(following[1]) if following[0] == "echo $?" else 0
+        if words and (words[0] == "npukit" or words[0] in TOOLS):
+            yield words, part[1:], int(following[1]) if following[0] == "echo $?" else 0
 
 
 def _run(words: list[str], shown: list[str], code: int) -> None:
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        found = main(words)
+        found = main(words[1:]) if words[0] == "npukit" else run_tool(words[0], words[1:])
     printed = (err.getvalue() + out.getvalue()).splitlines()
-    assert found == code, f"npukit {shlex.join(words)}: exit code {found}\n" + "\n".join(printed)
+    assert found == code, f"{shlex.join(words)}: exit code {found}\n" + "\n".join(printed)
     wanted = [line for line in shown if line.strip() and line.strip() != "..."]
     missing = [line for line in wanted if not any(_same(line, other) for other in printed)]
-    assert not missing, f"npukit {shlex.join(words)}: not printed: {missing}\n" + "\n".join(printed)
+    assert not missing, f"{shlex.join(words)}: not printed: {missing}\n" + "\n".join(printed)
 
 
 def _same(shown: str, printed: str) -> bool:
@@ -99,7 +101,7 @@ def _generator() -> Any:
     return module
 
 
-@pytest.mark.parametrize("name", ["cli.md", "python-api.md", "op-constraints-htp.md", "socs-htp.md", "errors.md"])
+@pytest.mark.parametrize("name", ["cli.md", "python-api.md", "op-constraints-htp.md", "socs-htp.md", "errors.md", "qairt-flags.md"])
 def test_generated_page_is_current(name: str) -> None:
     """The committed reference pages are what docs/generate.py writes from today's code."""
     written = (DOCS / "reference" / name).read_text(encoding="utf-8")

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PLUGINS = ("aimet", "cpu", "htp", "qnn", "torch")
+PLUGINS = ("aimet", "cpu", "htp", "qairt", "qnn", "torch")
 PARTS = {"npukit": "sdk", **{f"npukit-{name}": f"plugins/{name}" for name in PLUGINS}}
 # What a third party writes: it depends on npukit and on nothing else of this repository.
 MINE = """\
@@ -56,7 +56,7 @@ def register_backends():
 # Prints what an environment has: distributions by name, and the entry points of every plugin.
 LOOK = """\
 import importlib.metadata as m, json, sys
-names = ("npukit", *(f"npukit-{n}" for n in ("aimet", "cpu", "htp", "qnn", "torch")))
+names = ("npukit", *(f"npukit-{n}" for n in ("aimet", "cpu", "htp", "qairt", "qnn", "torch")))
 print(json.dumps({
     "versions": {n: m.distribution(n).version for n in names},
     "plugins": sorted(e.name for e in m.entry_points(group="npukit")),
@@ -99,7 +99,7 @@ def test_a_wheel_holds_every_file(folder: str, wheels: dict[str, Path]) -> None:
         if path.is_file() and path.suffix != ".pyc" and ".egg-info" not in str(path)
     }
     with zipfile.ZipFile(wheels[folder]) as wheel:
-        found = {name for name in wheel.namelist() if ".dist-info/" not in name}
+        found = {name for name in wheel.namelist() if ".dist-info/" not in name and ".data/scripts/" not in name}
     assert found == wanted
 
 
@@ -134,7 +134,9 @@ def test_the_parts_go_together() -> None:
     assert {project(folder)["version"] for folder in (".", *PARTS.values())} == {project("sdk")["version"]}
     points = {name: project(f"plugins/{name}")["entry-points"]["npukit"] for name in PLUGINS}
     assert points == {name: {name: f"npukit_{name}.plugin"} for name in PLUGINS}
-    editable = 'pip install -e "sdk[ort]" -e plugins/aimet -e plugins/cpu -e plugins/htp -e plugins/qnn -e plugins/torch'
+    editable = (
+        'pip install -e "sdk[ort]" -e plugins/aimet -e plugins/cpu -e plugins/htp -e plugins/qairt -e plugins/qnn -e plugins/torch'
+    )
     for file, text in (("README.md", editable), ("CONTRIBUTING.md", editable), ("Makefile", editable.removeprefix("pip "))):
         assert text in (ROOT / file).read_text(encoding="utf-8").replace("--quiet ", ""), file
 

@@ -10,7 +10,7 @@ neither numpy nor onnx comes with it.
 from __future__ import annotations
 
 from npukit.cli.console import Console
-from npukit.cli.files import check_writable
+from npukit.cli.files import INDEX, check_writable, result_folder, safe_name
 from npukit.cli.options import (
     add_backend,
     add_data,
@@ -31,6 +31,7 @@ from npukit.cli.options import (
 )
 
 __all__ = [
+    "INDEX",
     "Console",
     "add_backend",
     "add_data",
@@ -46,6 +47,8 @@ __all__ = [
     "positive",
     "registry_from",
     "request_from",
+    "result_folder",
+    "safe_name",
     "source_from",
     "symbols_from",
     "target_from",

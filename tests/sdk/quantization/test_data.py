@@ -84,7 +84,7 @@ def source(kind: str, folder: Path) -> Any:
         K[i].astype(np.float32).tofile(folder / f"k{i}.raw")
     named = kind == "named list"
     lines = [f"k:=k{i}.raw x:=x#{i}.raw" if named else f"x#{i}.raw k{i}.raw" for i in range(5)]
-    (folder / "list.txt").write_text("#out\n%y\n" + "\n".join(lines) + "\n")
+    (folder / "list.txt").write_text("#cat\n%y\n" + "\n".join(lines) + "\n")
     return folder / "list.txt"
 
 
@@ -188,7 +188,9 @@ def test_bad_files(graph: Graph, single: Graph, tmp_path: Path) -> None:
         ("", "names no files"),
         ("z:=a.raw\n", "line 1: 'z' is not an input"),
         ("a.raw b.raw c.raw\n", "line 1: 3 files for 2 inputs"),
-        ("x:=nowhere.raw k:=nowhere.raw\n", r"line 1.*nowhere\.raw"),
+        ("x:=nowhere.raw k:=nowhere.raw\n", r"list.txt, line 1.*nowhere\.raw"),
+        ("a.raw\n", "line 1: 1 files for 2 inputs"),
+        ("%y\n%yy\n", "line 2: the model has no tensor 'yy'"),
     ],
 )
 def test_bad_lists(graph: Graph, tmp_path: Path, text: str, words: str) -> None:

@@ -27,12 +27,15 @@ class Precision:
 
     ``per_block`` and ``lpbq`` are sizes of blocks, at most one of them above 0: weights get a float scale per block, or LPBQ
     grids, where an op has such a form; elsewhere ``per_channel`` says what they get.
+    ``per_channel`` is True, False, or the ops whose weights have one scale per channel. ``keep_weights`` gives weights between
+    float activations ``weights`` as well, where the op has a form for it.
     """
 
     activations: str = "uint8"
     weights: str = "int8"
     bias: str = "int32"
-    per_channel: bool = True
+    per_channel: bool | tuple[str, ...] = True
+    keep_weights: bool = False
     per_block: int = 0
     lpbq: int = 0
 

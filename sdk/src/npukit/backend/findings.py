@@ -75,7 +75,7 @@ def grid_findings(
             yield report("same-grid", name, f"must have the same encoding as tensor '{other}'", "give both the same encoding")
     if port.power_of_two and not np.array_equal(np.frexp(encoding.steps)[0], np.full(encoding.steps.shape, 0.5)):
         yield report("power-of-two", name, f"scale {float(encoding.steps.flat[0]):.6g}, it must be a power of two")
-    if port.derived and not _is_product(encoding, node, encodings):
+    if port.derived and encoding.bits == 32 and not _is_product(encoding, node, encodings):
         yield report(
             "derived", name, "the scale must be that of the input times that of the weight", "leave it out of the overrides"
         )

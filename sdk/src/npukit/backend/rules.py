@@ -23,8 +23,8 @@ class Plan:
     """What the constraints ask of a graph before any range is known.
 
     ``activations`` and ``weights`` map float tensors to the encoding type they get when nobody decided; ``weight_ports`` holds
-    the port a weight enters by; ``derived`` maps a bias to the (input, weight) that its grid follows from. ``symmetric`` are the
-    activations that some port wants a symmetric grid of.
+    the port a weight enters by; ``derived`` maps a bias to the (input, weight) that its grid follows from, ``bias_types`` to its
+    type. ``symmetric`` are the activations that some port wants a symmetric grid of.
     """
 
     activations: Mapping[str, str]
@@ -34,6 +34,7 @@ class Plan:
     shared: tuple[Shared, ...]
     fixed: tuple[Fixed, ...]
     symmetric: frozenset[str] = frozenset()
+    bias_types: Mapping[str, str] = attrs.field(factory=dict)
 
 
 @attrs.frozen(eq=False)
@@ -82,6 +83,7 @@ class Rules:
         weights: dict[str, str] = {}
         ports: dict[str, Port] = {}
         derived: dict[str, tuple[str, str]] = {}
+        bias_types: dict[str, str] = {}
         shared: list[Shared] = []
         fixed: list[Fixed] = []
         symmetric: set[str] = set()
@@ -111,7 +113,7 @@ class Rules:
                     and dtype in ("int8", "int16", "int32")
                     and activations.get(node.inputs[0]) != "float32"
                 ):
-                    derived[name] = (node.inputs[0], node.inputs[1])
+                    derived[name], bias_types[name] = (node.inputs[0], node.inputs[1]), dtype
                 elif is_weight(port) and dtype != "float32":
                     weights[name], ports[name] = dtype, port
                 elif dtype != "float32":
@@ -123,7 +125,12 @@ class Rules:
         for name in weights:
             activations.pop(name, None)
         shared += [tie for tie in fused(graph, self.backend.fusions()) if not given.keys() & set(tie.inner)]
-        return Plan(activations, weights, ports, derived, tuple(shared), tuple(fixed), frozenset(symmetric))
+        return Plan(activations, weights, ports, derived, tuple(shared), tuple(fixed), frozenset(symmetric), bias_types)
+
+    def biases(self, graph: Graph) -> frozenset[str]:
+        """The constants that some row takes as a bias."""
+        ports = ((name, port) for node in graph.nodes for row in self.of_op(node) for name, port in input_ports(node, row))
+        return frozenset(name for name, port in ports if (port.derived or port.bias) and graph.is_constant(name))
 
     def validate(
         self,
@@ -192,15 +199,20 @@ class Rules:
     ) -> Iterator[Problem]:
         """The misfits, and a warning for every weight that the row would give another type or granularity than was wished for."""
         yield from self._misfits(graph, node, dtype_of, row)
-        for name, port in input_ports(node, row):
+        kept = self._weight_places(node) if precision.keep_weights else ()
+        for index, (name, port) in enumerate(input_ports(node, row)):
             tensor = graph.tensor(name)
-            if tensor.is_constant and tensor.is_float and is_weight(port) and not port.derived:
+            if tensor.is_constant and tensor.is_float and (index in kept or (is_weight(port) and not port.derived)):
                 dtype = dtype_of(name, port)
                 if dtype != precision.weights:
                     yield Report(node, row)("weights", name, f"type {dtype}, not {precision.weights}", severity="warning")
                 wished = precision.blocks[0]
                 if wished and not takes_blocks(port, wished):
                     yield Report(node, row)("granularity", name, f"no scales of kind {wished}", severity="warning")
+
+    def _weight_places(self, node: Node) -> set[int]:
+        """The inputs that some row of the op takes as a weight."""
+        return {i for row in self.of_op(node) for i, port in enumerate(row.inputs) if is_weight(port) and not port.derived}
 
     def _misfits(self, graph: Graph, node: Node, dtype_of: Callable[[str, Port], str], row: OpConstraint) -> Iterator[Problem]:
         """Findings that need types only: what decides which row a node is planned by."""
@@ -279,7 +291,7 @@ def _constant_dtype(graph: Graph, name: str, port: Port, precision: Precision) -
         return own
     wishes: tuple[str, ...]
     if port.derived:
-        wishes = (precision.bias, precision.activations)
+        wishes = (precision.bias, "int32", precision.activations)
     elif is_weight(port):
         wishes = _same_width(precision.weights)
     else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -16,6 +16,10 @@ from npukit.graph import Tensor
 SCHEMAS = ("asymmetric", "symmetric", "unsigned-symmetric", "symmetric-with-uint8")
 # Half of the int32 range for the bias leaves the other half to the products.
 _INT32_ROOM = float(1 << 30)
+
+
+def _names(value: Iterable[str]) -> tuple[str, ...]:
+    return tuple(value)
 
 
 def _known(instance: object, attribute: Any, value: str) -> None:
@@ -35,7 +39,9 @@ class Scheme:
     unsigned types stay asymmetric unless a constraint asks for symmetry.
 
     ``power_of_two`` rounds scales up to powers of two. ``limits`` are the only codes used of a type ({"int8": (-127, 127)});
-    ``min_range`` is the least width of a range. A chip with other rules overrides the methods.
+    ``min_range`` is the least width of a range. ``bias_room`` lists the granularities of weights whose scales grow until an int32
+    bias fits; ``bias_per_channel`` gives 8-bit biases one scale per value; ``signed_channels`` gives symmetric weights with scales
+    per channel the signed type. A chip with other rules overrides the methods.
     """
 
     activations: str = attrs.field(default="asymmetric", validator=_known)
@@ -43,6 +49,9 @@ class Scheme:
     power_of_two: bool = False
     limits: Mapping[str, tuple[int, int]] = attrs.field(factory=dict)
     min_range: float = MIN_RANGE
+    bias_room: tuple[str, ...] = attrs.field(default=("tensor", "channel"), converter=_names)
+    bias_per_channel: bool = False
+    signed_channels: bool = False
 
     @cached_property
     def form(self) -> GridForm:
@@ -78,8 +87,12 @@ class Scheme:
         origin: str = "calibrated",
     ) -> Encoding:
         """The grid of type ``dtype`` for constant values; the parameters are those of ``encoding_for_weights``."""
+        if symmetric is None and granularity == "tensor" and self.weights == "unsigned-symmetric" and data.min(initial=0) >= 0:
+            dtype, symmetric = f"uint{dtype.partition('int')[2]}", False  # a range from 0 has its zero point at 0
         if symmetric is None:
             symmetric = self.weights != "asymmetric" and not dtype.startswith("u")
+        if symmetric and self.signed_channels and granularity == "channel":
+            dtype = dtype.removeprefix("u")
         return encoding_for_weights(
             data,
             dtype,
@@ -100,7 +113,8 @@ class Scheme:
         if x is None or w is None or x.is_float or w.is_float or bias.shape is None:
             return None
         if dtype in ("int8", "uint8"):
-            return None if bias.data is None else self.weight(bias.data, dtype, symmetric=True, origin="derived")
+            form: dict[str, Any] = {"granularity": "channel", "axis": len(bias.shape) - 1} if self.bias_per_channel else {}
+            return None if bias.data is None else self.weight(bias.data, dtype, symmetric=True, origin="derived", **form)
         steps = w.steps.astype(np.float64)
         if w.granularity in ("block", "lpbq"):
             channel = next((a for a, size in enumerate(steps.shape) if a != w.axis and size == bias.shape[-1]), None)
@@ -120,7 +134,7 @@ class Scheme:
 
         Channels with tiny weights and 16-bit inputs would overflow otherwise; ONNX Runtime's and AIMET's quantizers do the same.
         """
-        if x is None or x.is_float or w.granularity not in ("tensor", "channel") or bias.data is None:
+        if x is None or x.is_float or w.granularity not in self.bias_room or bias.data is None:
             return w
         largest = np.abs(bias.data.astype(np.float64)).reshape(-1)
         least = (largest if w.granularity == "channel" else largest.max(initial=0)) / (float(x.steps) * _INT32_ROOM)

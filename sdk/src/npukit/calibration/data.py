@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Siz
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import attrs
 import numpy as np
 
 from npukit.backend import check_feeds
+from npukit.calibration.input_list import read_input_list
+from npukit.calibration.raw import read_raw
 from npukit.errors import DataError, UsageError, did_you_mean
 from npukit.graph import Array, Graph, Tensor
 
@@ -193,8 +194,8 @@ def _open_path(path: Path, graph: Graph, limit: int | None) -> Batches:
     if path.suffix in (".npz", ".npy"):
         return _stacked(graph, _load_arrays(path, graph), limit)
     if path.suffix == ".txt":
-        lines = _input_list(path, graph)
-        return _batches(graph, lambda: (_read_line(line, graph) for line in lines), len(lines), limit)
+        samples = read_input_list(path, graph)
+        return _batches(graph, lambda: samples, len(samples), limit)
     raise UsageError(f"data '{path}' is not a folder, .npz, .npy or input list (.txt)")
 
 
@@ -237,7 +238,9 @@ def _read_sample(file: Path, graph: Graph) -> Feeds:
 def _read_one(file: Path, tensor: Tensor) -> Array:
     if file.suffix == ".npy":
         return next(iter(_load_arrays(file, None).values()))
-    return _read_raw(file, tensor)
+    found = read_raw(file, tensor)
+    missing = (tensor.static_shape or (1,))[0] - len(found) if found.ndim else 0
+    return np.concatenate([found, np.zeros((missing, *found.shape[1:]), found.dtype)]) if missing > 0 else found
 
 
 def _load_arrays(path: Path, graph: Graph | None) -> Feeds:
@@ -260,70 +263,3 @@ def _check_sizes(path: Path) -> None:
         total = sum(item.file_size for item in archive.infolist())
     if total > limit:
         raise DataError(f"'{path}' would unpack to {total} bytes, more than the {limit} that are plausible")
-
-
-def _read_raw(file: Path, tensor: Tensor) -> Array:
-    """A headerless little-endian float32 file; a sample may leave out the batch (QAIRT input list rules)."""
-    shape = tensor.static_shape
-    if shape is None and tensor.shape is not None and all(isinstance(d, int) for d in tensor.shape[1:]):
-        shape = (1, *(d for d in tensor.shape[1:] if isinstance(d, int)))
-    if shape is None:
-        raise DataError(f"file '{file}': input '{tensor.name}' has shape {list(tensor.shape or ())}, a raw file needs a fixed one")
-    try:
-        data = np.fromfile(file, "<f4")
-        size = file.stat().st_size
-    except OSError as error:
-        raise DataError(f"cannot read '{file}': {error.strerror}") from None
-    wanted = int(np.prod(shape))
-    one = wanted // max(shape[0], 1) if shape else wanted
-    if size not in (4 * wanted, 4 * one):
-        raise DataError(
-            f"file '{file}' has {size} bytes, input '{tensor.name}' takes {4 * wanted} (float32, shape {list(shape)})"
-            + (f" or {4 * one} for one element of the batch" if one != wanted else "")
-        )
-    if size == 4 * one and one != wanted:
-        data = np.concatenate([data, np.zeros(wanted - one, np.float32)])
-    return data.astype(tensor.dtype or "float32").reshape(shape)
-
-
-@attrs.frozen
-class _Line:
-    number: int
-    base: Path
-    items: tuple[tuple[str, str], ...]
-
-
-def _input_list(path: Path, graph: Graph) -> list[_Line]:
-    """The samples of a QAIRT input list: "path path" or "name:=path ..."; lines that start with # or % name outputs.
-
-    There is no quoting and no comment: # counts only as the first character of a line.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read input list '{path}': {error}") from None
-    lines = []
-    for number, line in enumerate(text.splitlines(), 1):
-        if line[:1] in ("#", "%") or not line.strip():
-            continue
-        items = [tuple(word.split(":=", 1)) if ":=" in word else ("", word) for word in line.split()]
-        names = [item[0] or (graph.inputs[i] if i < len(graph.inputs) else "") for i, item in enumerate(items)]
-        if len(items) > len(graph.inputs) or "" in names:
-            raise DataError(f"{path}, line {number}: {len(items)} files for {len(graph.inputs)} inputs")
-        for name in names:
-            if name not in graph.inputs:
-                raise DataError(f"{path}, line {number}: '{name}' is not an input", hint=did_you_mean(name, graph.inputs))
-        lines.append(_Line(number, path.parent, tuple((n, item[-1]) for n, item in zip(names, items, strict=True))))
-    if not lines:
-        raise DataError(f"input list '{path}' names no files: the data set is empty")
-    return lines
-
-
-def _read_line(line: _Line, graph: Graph) -> Feeds:
-    feeds = {}
-    for name, text in line.items:
-        file = next((f for f in (Path(text), line.base / text) if f.is_file()), None)
-        if file is None:
-            raise DataError(f"input list, line {line.number}: file '{text}' does not exist")
-        feeds[name] = _read_one(file, graph.tensor(name))
-    return feeds

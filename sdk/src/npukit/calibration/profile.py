@@ -135,6 +135,19 @@ def finite(graph: Graph, name: str, values: Array, sample: int) -> Array:
     return values
 
 
+def clipped(values: Array, observer: Observer, dtype: str, axis: int | None = None, percentile: float = 99.99) -> Array:
+    """A constant, cut to the range that a calibration method chooses for it as ``dtype``; with ``axis`` for each channel apart."""
+    if axis is not None:
+        parts = [clipped(part, observer, dtype, None, percentile) for part in np.moveaxis(values, axis, 0)]
+        return np.moveaxis(np.stack(parts), 0, axis)
+    if not values.size:
+        return values
+    watch = Watch((observer,))
+    watch.see(values.astype(np.float32, copy=False))
+    found = chosen(observer, watch.seen(), dtype, percentile)
+    return np.clip(values, min(found.low, 0), max(found.high, 0))
+
+
 class Watch:
     """Sees all values of one tensor, for the sake of some observers."""
 

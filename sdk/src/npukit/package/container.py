@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import struct
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -70,12 +70,13 @@ def is_package(path: str | os.PathLike[str]) -> bool:
         return False
 
 
-def write_package(package: Package, path: str | os.PathLike[str], *, keep_float: bool = False) -> None:
+def write_package(package: Package, path: str | os.PathLike[str], *, keep_float: bool | Collection[str] = False) -> None:
     """Write a package; nothing is left behind when that fails.
 
     Constants that take less room as codes of their encoding (16 bits or fewer) are stored as those, from which they run with the
-    same results; 2 and 4 bits are packed. ``keep_float`` stores the floats instead, from which the codes follow: what quantizes or
-    optimizes the model again then starts from the original. Floats that the package lost before do not come back.
+    same results; 2 and 4 bits are packed. ``keep_float`` stores the floats instead (True: of all, else of the constants it names),
+    from which the codes follow: what quantizes or optimizes the model again then starts from the original. Floats that the package
+    lost before do not come back.
 
     Raises UsageError when the target cannot be written, EncodingError when an encoding does not fit its tensor.
     """
@@ -95,14 +96,15 @@ def write_package(package: Package, path: str | os.PathLike[str], *, keep_float:
             _add(archive, name, pieces, file.tell())
 
 
-def _packed(package: Package, keep_float: bool) -> dict[str, Blob]:
+def _packed(package: Package, keep_float: bool | Collection[str]) -> dict[str, Blob]:
     """The constants that are stored as codes."""
     found = {}
     for name, tensor in package.graph.tensors.items():
         encoding = package.encodings.get(name)
         if encoding is None or not tensor.is_constant or not packs(tensor, encoding):
             continue
-        if isinstance(tensor.stored, Codes) or not keep_float:
+        kept = keep_float if isinstance(keep_float, bool) else name in keep_float
+        if isinstance(tensor.stored, Codes) or not kept:
             size = packed_size(tensor.static_shape or (), encoding)
             found[name] = Blob(size, partial(packed_pieces, tensor, encoding), _CODES)
     return found

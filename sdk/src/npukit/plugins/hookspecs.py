@@ -62,7 +62,7 @@ def load_model(source: Any, example: Any, symbols: Mapping[str, int], batch: int
 
     ``example``: the inputs to trace a model with, a tuple or name -> input, or None. ``symbols`` and ``batch``: the sizes that
     symbolic dimensions of the graph are to have, and the first dimension of every input. Q/DQ nodes in the graph become encodings.
-    An implementation may leave out arguments.
+    An implementation may leave out arguments. Raise an error of ``npukit.errors`` for a file that is known and cannot be read.
     """
 
 

@@ -5,6 +5,7 @@ KNOWN = {
     "aimet": "pip install npukit-aimet",
     "cpu": "pip install npukit-cpu",
     "htp": "pip install npukit-htp",
+    "qairt": "pip install npukit-qairt",
     "qnn": "pip install npukit-qnn",
     "torch": "pip install npukit-torch",
 }

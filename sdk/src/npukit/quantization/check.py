@@ -51,7 +51,7 @@ def check(
     encodings = task.encodings(ranges)
     bindings = options.bindings or origin.bindings
     problems = bound_problems(
-        task.problems(encodings), target, task.graph, encodings, bindings, task.types, task.options.float_fallback
+        task.problems(encodings), target, task.graph, encodings, bindings, task.node_types(encodings), task.options.float_fallback
     )
     masks = () if data is None else task.mask_notes(ranges)
     notes = (*task.notes, *masks, *idle_settings(task, origin))
@@ -60,7 +60,7 @@ def check(
 
 def _package(origin: Source, target: Target, options: Options) -> CheckResult:
     fallback = options.float_fallback or origin.float_fallback
-    types = {**origin.types, **known_nodes(origin.graph, options.node_types)}
+    types = {**origin.node_types, **known_nodes(origin.graph, options.node_types)}
 
     def judged(judge: Target) -> tuple[Problem, ...]:
         found = judge.problems(origin.graph, origin.encodings, types=types, float_fallback=fallback)

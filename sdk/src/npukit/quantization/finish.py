@@ -32,7 +32,8 @@ def finish(
     """The package of a task with complete encodings. Raises ConstraintError when it is not legal and ``options.strict``."""
     options, target = task.options, task.target
     bindings = options.bindings or source.bindings
-    problems = bound_problems(task.problems(encodings), target, task.graph, encodings, bindings, task.types, options.float_fallback)
+    types = task.node_types(encodings)
+    problems = bound_problems(task.problems(encodings), target, task.graph, encodings, bindings, types, options.float_fallback)
     if options.strict:
         refuse(
             target, problems, "no change of encodings ends this" if options.legalize else "--legalize changes encodings to end this"
@@ -40,7 +41,7 @@ def finish(
     planned = target.types(task.graph, encodings, float_fallback=options.float_fallback)
     edges = checked_edges({**source.edges, **options.edges}, task.graph, encodings)
     manifest = make_manifest(source, target, options, history, optimizers)
-    package = Package(manifest, task.graph, dict(encodings), {**planned, **task.types}, edges, bindings)
+    package = Package(manifest, task.graph, dict(encodings), {**planned, **types}, edges, bindings)
     notes = (*task.notes, *idle_settings(task, source))
     return Quantized(package, Report(Counter(e.origin for e in encodings.values()), problems, notes, changes))
 

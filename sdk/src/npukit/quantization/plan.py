@@ -6,19 +6,20 @@ from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 
 import attrs
-import numpy as np
 
-from npukit.backend import Plan, Precision, Problem, Target, port_axis, takes_blocks
+from npukit.backend import Plan, Precision, Problem, Scheme, Target, takes_blocks
 from npukit.calibration import Range
 from npukit.encoding import INT_BITS, Conflict, Encoding, Solution, propagate, solve
-from npukit.errors import ModelError, UsageError, did_you_mean
+from npukit.errors import UsageError, did_you_mean
 from npukit.graph import MASK, Graph, Tensor, bind
 from npukit.legalize import Change, repair
+from npukit.quantization.floats import float_islands, with_floats
 from npukit.quantization.masks import clipped, lowest_useful
 from npukit.quantization.options import Options
 from npukit.quantization.request import Source
 from npukit.quantization.roles import copy_per_role
 from npukit.quantization.tied import as_shared, tie_problems, tied_pairs
+from npukit.quantization.weights import weight_encoding
 
 _GRIDS = frozenset(dtype for dtype, bits in INT_BITS.items() if bits <= 16)
 # Stands for a range that only data would tell: neither symmetric nor one-sided, so that no rule takes it for a special case.
@@ -43,12 +44,13 @@ class Task:
     def prepare(cls, source: Source, target: Target, options: Options) -> Task:
         """The task of a model as it was read."""
         copies = copy_per_role(target.prepare(source.graph), target.rules)
-        prepared, given = copies.graph, copies.spread(source.given)
+        prepared, given = copies.graph, copies.spread(source.decided)
         types = {**source.types, **known_nodes(prepared, options.node_types)}
         fallback = options.float_fallback or source.float_fallback
+        islands = options.islands or source.islands is not None
         ties = tied_pairs(prepared, (*source.ties, *options.ties))
         # What a package was made with stays asked for.
-        options = attrs.evolve(options, node_types=types, float_fallback=fallback, ties=ties)
+        options = attrs.evolve(options, node_types=types, float_fallback=fallback, islands=islands, ties=ties)
         notes = (*source.notes, *vanished(prepared, given))
         return cls.of(prepared, target, options, given, notes, types)
 
@@ -87,7 +89,7 @@ class Task:
 
     def encodings(self, ranges: Mapping[str, Range]) -> dict[str, Encoding]:
         """The encodings of all tensors: groups from ranges, weights from their values, biases from both."""
-        scheme = self.target.scheme
+        scheme = self.scheme
         lowest = self.lowest_useful(ranges)
         found = {n: e for n, e in self.given.items() if n not in self.plan.derived}
         for group in self.solution.groups:
@@ -108,15 +110,21 @@ class Task:
                 found[name] = Encoding(dtype, origin="calibrated")
         for name in self.plan.weights:
             if name not in found:
-                found[name] = self._weight(name, lowest.get(name))
+                found[name] = weight_encoding(self, name, lowest.get(name))
         for bias, (x, w) in self.plan.derived.items():
             tensor = self.graph.tensor(bias)
             if w in self.plan.weights and w not in self.given:
                 found[w] = scheme.with_room_for_bias(found.get(x), found[w], tensor)
-            derived = scheme.bias(found.get(x), found.get(w), tensor, self.precision.bias)
+            derived = scheme.bias(found.get(x), found.get(w), tensor, self.plan.bias_types[bias])
             if derived is not None:
                 found[bias] = derived
+        found = with_floats(self.graph, found, self.options, self.target.rules)
         return {n: e for n, e in found.items() if e.dtype != "float32"}
+
+    @property
+    def scheme(self) -> Scheme:
+        """How ranges and weights become grids: the backend's way, with what the options change of it."""
+        return self.options.grids(self.target.scheme)
 
     def lowest_useful(self, ranges: Mapping[str, Range]) -> dict[str, float]:
         """Where the grids of masks and scores in front of a Softmax may end (``npukit.quantization.masks``)."""
@@ -144,21 +152,6 @@ class Task:
         tensor = self.graph.tensor(name)
         return ranges[name].low if name in ranges else _range_of(tensor).low if tensor.is_constant else 0.0
 
-    def _weight(self, name: str, lowest: float | None) -> Encoding:
-        tensor, port, dtype = self.graph.tensor(name), self.plan.weight_ports[name], self.plan.weights[name]
-        data = tensor.data
-        assert data is not None  # a weight is a constant
-        if not data.size:
-            raise ModelError(f"weight '{name}' has no values, its shape is {list(data.shape)}", hint="take its node out")
-        if lowest is not None:
-            data = np.maximum(data, lowest)
-        axis, symmetric = port_axis(port, data.ndim), True if port.symmetric is not None else None
-        kind, size = self.precision.blocks
-        if not takes_blocks(port, kind):
-            per_channel = self.precision.per_channel and "channel" in port.granularity and axis is not None
-            kind, size, axis = ("channel", 0, axis) if per_channel else ("tensor", 0, None)
-        return self.target.scheme.weight(data, dtype, granularity=kind, axis=axis, block_size=size or None, symmetric=symmetric)
-
     def problems(self, encodings: Mapping[str, Encoding]) -> tuple[Problem, ...]:
         """What is wrong with complete encodings."""
         pairs = [(c, encodings.get(c.tensor_a), encodings.get(c.tensor_b)) for c in self.solution.conflicts]
@@ -167,8 +160,15 @@ class Task:
         told = {frozenset((c.tensor_a, c.tensor_b)) for c in apart}
         ties = tuple(pair for pair in self.options.ties if frozenset(pair) not in told)
         conflicts += tuple(tie_problems(ties, encodings))
-        found = self.target.problems(self.graph, encodings, types=self.types, float_fallback=self.options.float_fallback)
+        found = self.target.problems(
+            self.graph, encodings, types=self.node_types(encodings), float_fallback=self.options.float_fallback
+        )
         return conflicts + found
+
+    def node_types(self, encodings: Mapping[str, Encoding]) -> dict[str, str]:
+        """What nodes compute in where it is not what the backend plans: what was asked for, and islands."""
+        islands = float_islands(self.graph, encodings) if self.options.islands else {}
+        return {**islands, **self.types}
 
     def legal(self, encodings: Mapping[str, Encoding]) -> tuple[tuple[Change, ...], dict[str, Encoding]]:
         """The smallest change that makes the encodings legal, and the encodings after it."""

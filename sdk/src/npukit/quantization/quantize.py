@@ -93,7 +93,7 @@ def _optimized(task: Task, optimizers: Sequence[Optimizer], calibration: Calibra
 
     judge = Judge(
         precision=task.precision,
-        scheme=task.target.scheme,
+        scheme=task.scheme,
         plan=lambda graph, given: of(graph, given).plan,
         complete=complete,
         problems=lambda graph, encodings: of(graph, encodings).problems(encodings),

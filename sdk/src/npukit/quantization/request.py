@@ -12,10 +12,11 @@ import attrs
 from npukit.backend import Backend, Edge, Target
 from npukit.encoding import Encoding
 from npukit.encoding.formats import extract_qdq, read_encodings
-from npukit.errors import DataError, PluginError, UsageError
+from npukit.errors import DataError, EncodingError, PluginError, UsageError
 from npukit.graph import Graph, load, source_hash
 from npukit.package import Manifest, Package, is_package, read_package
 from npukit.plugins import DEFAULT_BACKEND, KNOWN, READERS, Registry
+from npukit.quantization.floats import FALLBACK, float_islands
 from npukit.quantization.options import Options
 from npukit.quantization.result import Quantized
 from npukit.quantization.tied import Ties
@@ -43,8 +44,8 @@ class Request:
 @attrs.frozen(eq=False)
 class Source:
     """A model that was read. ``encodings`` are those it carries (a package, or Q/DQ nodes), ``overrides`` the user's, which win;
-    None when there are none. ``types``, ``edges``, ``ties`` and ``bindings`` are those of a package. ``notes`` tell what reading
-    left out.
+    None when there are none. ``types``, ``edges``, ``ties`` and ``bindings`` are those of a package; ``islands`` are the types of
+    its nodes that compute in float because integer and float tensors meet there. ``notes`` tell what reading left out.
     """
 
     graph: Graph
@@ -54,6 +55,7 @@ class Source:
     name: str = ""
     sha256: str = ""
     types: Mapping[str, str] = attrs.field(factory=dict)
+    islands: Mapping[str, str] | None = None
     edges: Mapping[str, Edge] = attrs.field(factory=dict)
     ties: Ties = ()
     bindings: tuple[Mapping[str, int], ...] = ()
@@ -65,9 +67,19 @@ class Source:
         return self.manifest is not None and bool(self.manifest.options.get("float_fallback"))
 
     @property
+    def node_types(self) -> dict[str, str]:
+        """What nodes compute in where it is not what the backend plans."""
+        return {**(self.islands or {}), **self.types}
+
+    @property
     def given(self) -> dict[str, Encoding]:
-        """All encodings that are decided before anything is calculated."""
+        """All encodings that the model comes with."""
         return {**self.encodings, **(self.overrides or {})}
+
+    @property
+    def decided(self) -> dict[str, Encoding]:
+        """All encodings that are decided before anything is calculated: those of tensors left in float are not."""
+        return {n: e for n, e in self.given.items() if not e.origin.startswith(FALLBACK)}
 
 
 def read_source(source: Any, *, example: Any = None, registry: Registry | None = None) -> Source:
@@ -143,6 +155,7 @@ def _of_package(package: Package) -> Source:
         name=manifest.source_name,
         sha256=manifest.source_hash,
         types={n: t for n, t in package.types.items() if n in (asked or {})},
+        islands=float_islands(package.graph, package.encodings) if manifest.options.get("islands") is True else None,
         edges=package.edges,
         ties=_ties_of(manifest),
         bindings=package.bindings,
@@ -162,7 +175,12 @@ def _overridden(source: Source, request: Request) -> Source:
     if isinstance(overrides, Mapping):
         return attrs.evolve(source, overrides=dict(overrides))
     assert overrides is not None
-    read = read_encodings(overrides, source.graph, lenient=request.lenient)
+    try:
+        read = read_encodings(overrides, source.graph, lenient=request.lenient)
+    except EncodingError as error:
+        name = os.fspath(overrides)
+        message = error.message if name in error.message else f"{name}: {error.message}"
+        raise EncodingError(message, hint=error.hint, code=error.code) from None
     notes = [f"{len(read.encodings)} encodings read from {os.fspath(overrides)}"]
     if read.ignored:
         notes.append(f"{len(read.ignored)} encodings ignored, no such tensor: {', '.join(sorted(read.ignored)[:5])}")

@@ -70,7 +70,7 @@ class _How:
         if self.target.ignores_encodings:
             return ()
         fallback = self.float_fallback or origin.float_fallback
-        found = self.target.rules.validate(graph, encodings, types=origin.types, float_fallback=fallback)
+        found = self.target.rules.validate(graph, encodings, types=origin.node_types, float_fallback=fallback)
         if any(p.severity == "error" for p in found):
             found = self.target.backend.judge(graph, encodings, self.target.soc, found)
         if self.strict and not self.target.rules.open_ended:  # a backend without constraints runs what it can
@@ -81,7 +81,7 @@ class _How:
     def load(self, origin: Source, problems: tuple[Problem, ...]) -> Session:
         """A session for a prepared model with these problems."""
         target, graph, encodings = self.target, origin.graph, origin.encodings
-        types = dict(origin.types)
+        types = origin.node_types
         if not target.ignores_encodings:
             fallback = self.float_fallback or origin.float_fallback or not self.strict
             types = target.types(graph, encodings, float_fallback=fallback) | types
@@ -114,7 +114,7 @@ class _Bindings(Session):
                 origin.graph,
                 origin.encodings,
                 settings=target.settings,
-                types=origin.types,
+                types=origin.node_types,
                 edges=edges,
             )
         )

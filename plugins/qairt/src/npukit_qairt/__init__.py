@@ -1,0 +1,1 @@
+"""QAIRT's tools over npukit: the same flags, the same files."""
