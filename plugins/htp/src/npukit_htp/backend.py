@@ -13,6 +13,7 @@ import yaml
 from npukit.backend import (
     Accumulator,
     Arithmetic,
+    Caveat,
     Kernel,
     KernelBackend,
     Lowering,
@@ -58,7 +59,8 @@ def _limited(row: OpConstraint, limits: Mapping[str, Any]) -> OpConstraint:
     """A row with what holds for its op in every form; what the row says itself is narrower."""
     ranks = [rank for rank in (row.max_rank, limits.get("max_rank")) if rank is not None]
     attributes = {**limits.get("attributes", {}), **row.attributes}
-    return attrs.evolve(row, attributes=attributes, max_rank=min(ranks, default=None))
+    caveats = (*row.caveat, *([Caveat(**limits["caveat"])] if "caveat" in limits else []))
+    return attrs.evolve(row, attributes=attributes, max_rank=min(ranks, default=None), caveat=caveats)
 
 
 class HtpBackend(KernelBackend):

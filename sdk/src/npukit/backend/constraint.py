@@ -114,7 +114,7 @@ class Caveat:
 
     ``below`` limits it to chips before that architecture ("v69"), ``since`` to that one and later ones. ``severity`` is "warning",
     or "unknown" where sources contradict one another. What else is given limits it to nodes like that: ``dtypes`` are types of
-    in[0], ``fine`` is a span, or several, that they are outside of, ``behind`` are ops that make in[0], ``joined`` ops that take
+    ``port``, ``fine`` is a span, or several, that they are outside of, ``behind`` are ops that make in[0], ``joined`` ops that take
     out[0] together with in[0], as the Mul of x * Sigmoid(x) does.
     """
 
@@ -125,12 +125,14 @@ class Caveat:
     severity: str = "warning"
     since: str = ""
     dtypes: frozenset[str] = attrs.field(default=frozenset(), converter=_names)
+    port: str = "in[0]"
     fine: tuple[Span, ...] = attrs.field(default=(), converter=_spans_of)
     behind: frozenset[str] = attrs.field(default=frozenset(), converter=_names)
     joined: frozenset[str] = attrs.field(default=frozenset(), converter=_names)
 
     def __str__(self) -> str:
-        types = f" ({'|'.join(sorted(self.dtypes))})" if self.dtypes else ""
+        where = "" if self.port == "in[0]" else f"{self.port} "
+        types = f" ({where}{'|'.join(sorted(self.dtypes))})" if self.dtypes else ""
         fine = f"; fine is {' or '.join(map(str, self.fine))}" if self.fine else ""
         return f"{self.rule}{types}: {self.message}{fine}"
 

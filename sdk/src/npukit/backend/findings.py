@@ -95,8 +95,8 @@ def caveat_findings(graph: Graph, encodings: Mapping[str, Encoding], soc: Soc, r
     """
     node = report.node
     for caveat in report.row.caveat:
-        first = encodings.get(node.inputs[0]) if node.inputs else None
-        of_type = not caveat.dtypes or (first is not None and first.dtype in caveat.dtypes)
+        typed = encodings.get(port_tensor(node, caveat.port))
+        of_type = not caveat.dtypes or (typed is not None and typed.dtype in caveat.dtypes)
         if not of_type or not caveat.concerns(soc) or not _is_placed(graph, node, caveat):
             continue
         if not caveat.fine:
