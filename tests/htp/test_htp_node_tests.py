@@ -27,7 +27,7 @@ def walk(case: Case, registry: Registry) -> str:
 
     Fails when the op constraints accept the model and the backend then has no kernel for it.
     """
-    stage = "load"
+    stage, accepted = "load", False
     try:
         graph = load(case.model.SerializeToString())
         feeds = {name: np.asarray(value) for name, value in zip(graph.inputs, case.data_sets[0][0], strict=False)}

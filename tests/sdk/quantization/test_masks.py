@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import npukit as nk
 from npukit.calibration import Range
 from npukit.diagnosis import compare
-from npukit.errors import DataError
+from npukit.errors import DataError, EncodingError
 from npukit.graph import Graph, Node, make_graph
 from npukit.quantization.masks import lowest_useful
 
@@ -98,6 +98,14 @@ def test_other_infinities_are_refused() -> None:
         }
         with pytest.raises(DataError, match="NaN or infinite"):
             nk.quantize(graph, "htp", data=[broken])
+
+
+def test_an_infinite_constant_is_named() -> None:
+    """A mask that somebody else reads as well has no grid; the error says which tensor and where -inf is allowed."""
+    graph, _ = attention("constant", -np.inf)
+    with pytest.raises(EncodingError, match=r"tensor 'mask': a range must be finite") as caught:
+        nk.check(graph.evolve(outputs=("y", "masked")), "htp")
+    assert "Softmax" in caught.value.hint
 
 
 @given(st.integers(2, 40), st.sampled_from([8, 16]), st.integers(0, 1000))

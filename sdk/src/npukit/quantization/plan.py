@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 
 import attrs
@@ -10,7 +11,7 @@ import attrs
 from npukit.backend import Plan, Precision, Problem, Scheme, Target, takes_blocks
 from npukit.calibration import Range
 from npukit.encoding import INT_BITS, Conflict, Encoding, Solution, propagate, solve
-from npukit.errors import UsageError, did_you_mean
+from npukit.errors import EncodingError, UsageError, did_you_mean
 from npukit.graph import MASK, Graph, Tensor, bind
 from npukit.legalize import Change, repair
 from npukit.quantization.floats import float_islands, with_floats
@@ -99,7 +100,8 @@ class Task:
                 seen = [clipped(r, lowest.get(n)) for n, r in observed.items()]
                 low, high = min(r.low for r in seen), max(r.high for r in seen)
                 symmetric = True if self.plan.symmetric.intersection(group.tensors) else None
-                encoding = scheme.activation(low, high, group.dtype, symmetric=symmetric)
+                with _named(", ".join(group.tensors[:3])):
+                    encoding = scheme.activation(low, high, group.dtype, symmetric=symmetric)
                 if any(r is PLACEHOLDER for r in observed.values()):
                     encoding = encoding.with_origin("placeholder")
             for name in group.tensors:
@@ -110,7 +112,8 @@ class Task:
                 found[name] = Encoding(dtype, origin="calibrated")
         for name in self.plan.weights:
             if name not in found:
-                found[name] = weight_encoding(self, name, lowest.get(name))
+                with _named(name):
+                    found[name] = weight_encoding(self, name, lowest.get(name))
         for bias, (x, w) in self.plan.derived.items():
             tensor = self.graph.tensor(bias)
             if w in self.plan.weights and w not in self.given:
@@ -244,6 +247,16 @@ def _whole(precision: Precision, plan: Plan, given: Mapping[str, Encoding]) -> t
     if not others:
         return ()
     return (f"{len(others)} of {len(plan.weights)} weights have no {kind} form here and get another one: {', '.join(others[:5])}",)
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Say which tensor has no grid: one of a constant with infinite values, as ranges of data are finite."""
+    try:
+        yield
+    except EncodingError as error:
+        hint = "a constant may have -inf in a mask that only a Softmax reads"
+        raise EncodingError(f"tensor '{name}': {error}", hint=error.hint or hint) from None
 
 
 def _range_of(tensor: Tensor) -> Range:
