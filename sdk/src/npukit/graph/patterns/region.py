@@ -13,6 +13,7 @@ import numpy as np
 from npukit.graph.evaluate import attribute
 from npukit.graph.model import Array, Graph, Node
 
+_PARAMETERS = 1 << 16  # values in a constant of a region
 _LARGEST = 16  # nodes that are looked at behind a tensor; the longest spelling known has 12
 
 
@@ -75,11 +76,16 @@ def behind(graph: Graph, x: str) -> Region | None:
     waiting = deque(graph.consumers.get(x, ()))
     while waiting and len(found) < _LARGEST:
         node = waiting.popleft()
-        known = all(not n or n == x or n in found or graph.is_constant(n) for n in node.inputs)
+        known = all(not n or n == x or n in found or _is_parameter(graph, n) for n in node.inputs)
         if known and is_part(graph, node) and node.outputs[0] not in found:
             found[node.outputs[0]] = node
             waiting.extend(graph.consumers.get(node.outputs[0], ()))
     return Region(graph, x, tuple(found.values())) if len(found) > 1 else None
+
+
+def _is_parameter(graph: Graph, name: str) -> bool:
+    """Whether a constant may be a number or a gain; larger ones are data, and are not read."""
+    return graph.is_constant(name) and graph.tensor(name).size <= _PARAMETERS
 
 
 def is_part(graph: Graph, node: Node) -> bool:
