@@ -220,12 +220,5 @@ class Registry:
 
 def _soc(backend: Backend, name: str, soc_file: str | os.PathLike[str] | None) -> Soc:
     """The SoC called ``name``, of a file first; without a name the first one of the file, or the backend's default."""
-    rows = _read_socs(Path(soc_file)) if soc_file is not None else ()
+    rows = load_socs(Path(soc_file)) if soc_file is not None else ()
     return next((row for row in rows if not name or row.name.lower() == name.lower()), None) or backend.soc(name)
-
-
-def _read_socs(path: Path) -> tuple[Soc, ...]:
-    try:
-        return load_socs(path)
-    except OSError as error:
-        raise UsageError(f"cannot read SoC file {path}: {error.strerror}") from None
