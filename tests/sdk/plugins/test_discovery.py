@@ -5,12 +5,11 @@ from __future__ import annotations
 import ast
 import importlib.metadata
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
-from npukit.errors import PluginError
+from npukit.errors import ModelError, PluginError
 from npukit.events import Event
 from npukit.plugins import KNOWN, Registry, known
 from npukit.plugins.discovery import discover
@@ -75,13 +74,38 @@ def test_classes_in_a_file_know_their_module(tmp_path: Path) -> None:
     assert found.cause == ""
 
 
-def test_entry_points_of_one_name_are_one_plugin(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two distributions that claim one name give one plugin: the first that is found."""
-    points = [importlib.metadata.EntryPoint("twice", "json", "npukit"), importlib.metadata.EntryPoint("twice", "nowhere", "npukit")]
-    monkeypatch.setattr(importlib.metadata, "entry_points", lambda **_: points)
-    (found,) = discover()
-    assert isinstance(found.plugin, ModuleType)
-    assert found.plugin.__name__ == "json"
+def test_a_name_that_is_taken_is_broken_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two distributions that claim one name: the one that npukit knows wins, whatever the order, and the other is listed."""
+    (real,) = importlib.metadata.entry_points(group="npukit", name="cpu")
+    claimed = importlib.metadata.EntryPoint("cpu", "nowhere", "npukit")
+    early = importlib.metadata.EntryPoint("aaa", "json", "npukit")
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda **_: [early, claimed, real])
+    statuses = Registry.load().statuses()
+    assert [(s.name, s.state) for s in statuses] == [("cpu", "ok"), ("aaa", "ok"), ("cpu", "broken")]
+    assert "npukit-cpu has a plugin called 'cpu'" in statuses[2].cause
+
+
+def test_a_hook_that_does_not_exist_is_named(tmp_path: Path) -> None:
+    """A misspelt hook breaks its plugin instead of never being called; one that is marked as optional does not."""
+    typo = write(tmp_path, "typo", "@hookimpl\ndef register_backend():\n    return []\n")
+    modern = write(tmp_path, "modern", "@hookimpl(optionalhook=True)\ndef of_a_newer_npukit():\n    return []\n")
+    statuses = {s.name: s for s in Registry.load([typo, modern]).statuses()}
+    assert "there is no hook 'register_backend' (did you mean 'register_backends'?)" in statuses["typo"].cause
+    assert statuses["modern"].state == "ok"
+
+
+@pytest.mark.parametrize("body", ["raise SystemExit(0)", "return 1 / 0"])
+def test_a_hook_that_fails_later_names_its_plugin(body: str, tmp_path: Path) -> None:
+    """What load_model and track_event raise becomes an error with the plugin's name; errors of npukit stay as they are."""
+    hooks = f"@hookimpl\ndef load_model(source):\n    {body}\n@hookimpl\ndef track_event(event):\n    {body}\n"
+    registry = Registry.load([write(tmp_path, "late", hooks)])
+    with pytest.raises(PluginError, match=r"plugin 'late' fails in load_model: (SystemExit|ZeroDivisionError)"):
+        registry.load_model("x")
+    with pytest.raises(PluginError, match=r"plugin 'late' fails in track_event: (SystemExit|ZeroDivisionError)"):
+        registry.track(Event("calibrate", 1, 1))
+    ours = "from npukit.errors import ModelError\n@hookimpl\ndef load_model(source):\n    raise ModelError('mine')\n"
+    with pytest.raises(ModelError, match=r"^mine$"):
+        Registry.load([write(tmp_path, "own", ours)]).load_model("x")
 
 
 def test_one_place_walks_entry_points() -> None:

@@ -198,3 +198,53 @@ def test_bad_lists(graph: Graph, tmp_path: Path, text: str, words: str) -> None:
     (tmp_path / "list.txt").write_text(text)
     with pytest.raises(DataError, match=words):
         list(open_data(tmp_path / "list.txt", graph))
+
+
+def npy(header: str) -> bytes:
+    """An .npy file with any text as its header."""
+    text = header.encode() + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + bytes(128)
+
+
+HEADER = "{'descr': '<f4', 'fortran_order': False, 'shape': %s, }"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        npy("{'descr': "),
+        npy("(" * 200),
+        npy("{1: 2, 'a': 3}"),
+        npy(HEADER % "(-8, 4)"),
+        npy(HEADER % "(True, 4)"),
+        npy(HEADER % "(99999999999999999999999, 4)"),
+        b"not a header at all",
+        b"",
+    ],
+)
+@pytest.mark.parametrize("suffix", [".npy", ".npz"])
+def test_a_damaged_array_is_one_error(content: bytes, suffix: str, single: Graph, tmp_path: Path) -> None:
+    """Whatever numpy raises about a header, alone or in an archive, the file is named."""
+    path = tmp_path / f"data{suffix}"
+    if suffix == ".npz":
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("x.npy", content)
+    else:
+        path.write_bytes(content)
+    with pytest.raises(DataError, match=f"cannot read '.*data{suffix}'"):
+        list(open_data(path, single))
+
+
+@pytest.mark.parametrize("place", ["stream", "method"])
+def test_a_damaged_archive_is_one_error(place: str, single: Graph, tmp_path: Path) -> None:
+    """A broken deflate stream and an unknown compression are damage, not a bug."""
+    path = tmp_path / "data.npz"
+    np.savez_compressed(path, x=np.zeros((8, 2), np.float32))
+    content = bytearray(path.read_bytes())
+    if place == "stream":
+        content[60:80] = b"\xff" * 20
+    else:
+        content[content.rfind(b"PK\x01\x02") + 10] = 99
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"cannot read '.*data\.npz'"):
+        list(open_data(path, single))

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-import yaml
 
+from npukit.backend import read_yaml
 from npukit.errors import UsageError, did_you_mean
 
 _ORDER = ("cle", "adaround", "amp")
@@ -62,12 +62,7 @@ def chosen_algorithms(args: Namespace) -> Algorithms:
 
 def _sections(path: Path) -> tuple[str, ...]:
     """The algorithms that a file configures."""
-    try:
-        document: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"cannot read --config {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"--config {path} is not YAML: {' '.join(str(error).split())}") from None
+    document: Any = read_yaml(path, "--config")
     if not isinstance(document, Mapping) or set(document) != {_ROOT} or not isinstance(document[_ROOT], Mapping):
         raise UsageError(f"{path}: there must be one key at the top, {_ROOT}")
     known = ("datasets", *_ORDER[1:])

@@ -10,6 +10,7 @@ from typing import Any
 import attrs
 import yaml
 
+from npukit.backend import read_yaml
 from npukit.commands import check_writable
 from npukit.errors import UsageError, did_you_mean
 from npukit.graph import Graph
@@ -93,12 +94,7 @@ def write_template(path: str, graph: Graph) -> None:
 
 
 def _from_file(path: Path, graph: Graph) -> dict[str, Port]:
-    try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"cannot read --config {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"--config {path} is not YAML: {' '.join(str(error).split())}") from None
+    document = read_yaml(path, "--config")
     _only(path, "", document, _SECTIONS)
     found = {}
     for section, known in ((_SECTIONS[1], graph.inputs), (_SECTIONS[2], graph.outputs)):

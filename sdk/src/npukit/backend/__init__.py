@@ -16,6 +16,7 @@ from npukit.backend.session import OpTime, Program, Session, check_feeds
 from npukit.backend.soc import Soc, load_socs
 from npukit.backend.target import Selection, Target
 from npukit.backend.value import Value
+from npukit.backend.yaml_file import read_yaml
 
 __all__ = [
     "EFFECTS",
@@ -61,6 +62,7 @@ __all__ = [
     "load_constraints",
     "load_socs",
     "port_axis",
+    "read_yaml",
     "takes_blocks",
     "total",
 ]

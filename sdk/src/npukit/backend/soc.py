@@ -8,9 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-import yaml
 
+from npukit.backend.yaml_file import read_yaml
 from npukit.errors import PluginError
+
+_KINDS: dict[str, Any] = {
+    "name": str,
+    "arch": str,
+    "id": int | None,
+    "title": str,
+    "memory_mb": float | int | None,
+    "source": str,
+    "features": Mapping,
+}
 
 
 @attrs.frozen
@@ -49,15 +59,22 @@ def within(soc: Soc, first: str, last: str) -> bool:
 
 
 def load_socs(path: Path) -> tuple[Soc, ...]:
-    """Read SoCs from a YAML file: a list of mappings with the fields of Soc. Raises PluginError for anything else."""
+    """Read SoCs from a YAML file: a list of mappings with the fields of Soc.
+
+    Raises UsageError for a file that cannot be read, PluginError for one that holds anything else.
+    """
     hint = "a list of rows, each with name and arch"
-    try:
-        rows = yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except (yaml.YAMLError, UnicodeDecodeError):
-        raise PluginError(f"{path} is not YAML", hint=hint) from None
+    rows = read_yaml(path, "SoC file")
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise PluginError(f"{path} is not a list of SoCs", hint=hint)
     try:
-        return tuple(Soc(**row) for row in rows)
+        found = tuple(Soc(**row) for row in rows)
     except TypeError as error:
         raise PluginError(f"{path}: {error}", hint=hint) from None
+    for number, soc in enumerate(found, 1):
+        for key, kinds in _KINDS.items():
+            value = getattr(soc, key)
+            if not isinstance(value, kinds) or isinstance(value, bool):
+                advice = "put it in quotes" if kinds is str else f"npukit backends NAME shows the {key} of others"
+                raise PluginError(f"{path}, row {number}: {key} is {value!r}, which is {type(value).__name__}", hint=advice)
+    return found

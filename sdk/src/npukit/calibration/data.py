@@ -13,7 +13,7 @@ import numpy as np
 from npukit.backend import check_feeds
 from npukit.calibration.input_list import read_input_list
 from npukit.calibration.raw import read_raw
-from npukit.errors import DataError, UsageError, did_you_mean
+from npukit.errors import DataError, UsageError, did_you_mean, one_line
 from npukit.graph import Array, Graph, Tensor
 
 Feeds: TypeAlias = dict[str, Array]
@@ -247,13 +247,21 @@ def _load_arrays(path: Path, graph: Graph | None) -> Feeds:
     """The arrays of an .npy or .npz file; of an .npz only those that are inputs, when there are any."""
     try:
         if path.suffix == ".npy":
-            return {"": np.load(path, mmap_mode="r", allow_pickle=False)}
+            return {"": np.lib.format.open_memmap(path, mode="r")}
         _check_sizes(path)
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
             names = [n for n in archive.files if graph is not None and n in graph.inputs] or archive.files
-            return {name: archive[name] for name in names}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, MemoryError) as error:
-        raise DataError(f"cannot read '{path}': {' '.join(str(error).split())}") from None
+            return {name: _numbers(archive[name], name) for name in names}
+    except DataError:
+        raise
+    except Exception as error:  # numpy, zipfile and zlib raise many types for damaged files
+        raise DataError(f"cannot read '{path}': {one_line(error)}") from None
+
+
+def _numbers(value: Any, name: str) -> Array:
+    if not isinstance(value, np.ndarray):
+        raise ValueError(f"'{name}' is no .npy file")  # numpy hands out the bytes of such a member
+    return value
 
 
 def _check_sizes(path: Path) -> None:

@@ -34,6 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         console.fail("interrupted")
         code = _INTERRUPTED
     except NpukitError as error:
+        if console.verbose and error.__cause__ is not None:
+            console.raw_error(traceback.format_exc())
         console.fail(error.message, hint=error.hint, code=error.code)
         code = error.exit_code
     except OSError as error:

@@ -18,8 +18,9 @@ from typing import Any, TypeVar
 import attrs
 import pluggy
 
-from npukit.errors import PluginError, UsageError
+from npukit.errors import PluginError, UsageError, did_you_mean
 from npukit.plugins import hookspecs
+from npukit.plugins.known import KNOWN
 
 GROUP = "npukit"
 
@@ -37,16 +38,29 @@ class Found:
 
 
 def discover(plugin_files: Iterable[str | Path] = ()) -> tuple[Found, ...]:
-    """The installed plugins (entry points of group "npukit"), by name, and those of the files, imported.
+    """The installed plugins (entry points of group "npukit"), those that npukit knows first, and those of the files, imported.
 
-    Raises UsageError for a file that does not exist.
+    A name that is there already is broken and stays unimported. Raises UsageError for a file that does not exist.
     """
     found: dict[str, Found] = {}
-    for entry in sorted(importlib.metadata.entry_points(group=GROUP), key=lambda e: e.name):
-        if entry.name not in found:
-            found[entry.name] = _imported(entry.name, entry.dist.name if entry.dist else "", entry.load)
+    twice: list[Found] = []
+    for entry in sorted(importlib.metadata.entry_points(group=GROUP), key=_rank):
+        if entry.name in found:
+            taken = PluginError(f"{found[entry.name].distribution} has a plugin called '{entry.name}'", hint="uninstall one")
+            twice.append(Found(entry.name, _distribution(entry), cause=str(taken)))
+        else:
+            found[entry.name] = _imported(entry.name, _distribution(entry), entry.load)
     files = tuple(_from_file(path, found) for path in dict.fromkeys(Path(file) for file in plugin_files))
-    return (*found.values(), *files)
+    return (*found.values(), *twice, *files)
+
+
+def _rank(entry: importlib.metadata.EntryPoint) -> tuple[bool, str]:
+    """The plugins that npukit knows come first, so that no other takes their names, nor those of their backends."""
+    return KNOWN.get(entry.name) != f"pip install {_distribution(entry)}", entry.name
+
+
+def _distribution(entry: importlib.metadata.EntryPoint) -> str:
+    return entry.dist.name if entry.dist else ""
 
 
 def contained(call: Callable[[], _T]) -> tuple[_T | None, str]:
@@ -66,10 +80,19 @@ def manager() -> pluggy.PluginManager:
     return made
 
 
+def register(manager: pluggy.PluginManager, plugin: Any, name: str | None = None) -> None:
+    """Enter a plugin. Raises PluginError for a hook that does not exist, unless its mark says ``optionalhook``."""
+    manager.register(plugin, name)
+    for caller in manager.get_hookcallers(plugin) or ():
+        if not caller.has_spec() and not all(hook.optionalhook for hook in caller.get_hookimpls()):
+            known = [name for name, hook in vars(manager.hook).items() if hook.has_spec()]
+            raise PluginError(f"there is no hook '{caller.name}'", hint=did_you_mean(caller.name, known))
+
+
 def register_commands(plugin: Any, subparsers: argparse._SubParsersAction[Any]) -> None:
     """Let one plugin add its commands. Raises whatever the plugin raises."""
     alone = manager()
-    alone.register(plugin)
+    register(alone, plugin)
     alone.hook.register_commands(subparsers=subparsers)
 
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import attrs
 
 from npukit.backend import Backend, Selection, Soc, Target, load_socs
-from npukit.errors import PluginError, UsageError, did_you_mean
+from npukit.errors import NpukitError, PluginError, UsageError, did_you_mean, one_line
 from npukit.events import Event
 from npukit.graph import Graph
-from npukit.plugins.discovery import Found, contained, discover, manager
+from npukit.plugins.discovery import Found, contained, discover, manager, register
 from npukit.plugins.known import DEFAULT_BACKEND, KNOWN
+
+_TRACEBACK = "on the command line -v shows the traceback"
 
 
 @attrs.frozen
@@ -130,13 +132,26 @@ class Registry:
     def load_model(
         self, source: Any, *, example: Any = None, symbols: Mapping[str, int] | None = None, batch: int | None = None
     ) -> Graph | None:
-        """The graph of a model that some plugin reads, or None."""
-        hook = self._manager.hook.load_model
-        graph: Graph | None = hook(source=source, example=example, symbols=symbols or {}, batch=batch)
-        return graph
+        """The graph of a model that some plugin reads, or None. Raises PluginError that names a plugin that fails."""
+        graphs = self._ask("load_model", source=source, example=example, symbols=symbols or {}, batch=batch)
+        return next((graph for graph in graphs if graph is not None), None)
 
     def track(self, event: Event) -> None:
-        self._manager.hook.track_event(event=event)
+        """Tell all plugins. Raises PluginError that names a plugin that fails."""
+        for _ in self._ask("track_event", event=event):
+            pass
+
+    def _ask(self, hook: str, **arguments: Any) -> Iterator[Any]:
+        """What the plugins return from a hook, one after another in pluggy's order."""
+        for implementation in reversed(getattr(self._manager.hook, hook).get_hookimpls()):
+            try:
+                found = self._only(hook, implementation.plugin)(**arguments)
+            except (NpukitError, KeyboardInterrupt, MemoryError):
+                raise
+            except BaseException as error:
+                cause = f"{type(error).__name__}: {one_line(error)}"
+                raise PluginError(f"plugin '{implementation.plugin_name}' fails in {hook}: {cause}", hint=_TRACEBACK) from error
+            yield found
 
     def _backend(self, name: str) -> Backend:
         for known, backend in self._backends.items():
@@ -162,11 +177,12 @@ class Registry:
 
     def _register(self, found: Found) -> tuple[tuple[Backend, ...], tuple[Any, ...], tuple[Any, ...]]:
         """Enter a plugin and return what it registers; one that fails is taken out again."""
-        self._manager.register(found.plugin, found.name)
         try:
+            register(self._manager, found.plugin, found.name)
             return self._registered(found.plugin)
         except BaseException:
-            self._manager.unregister(name=found.name)
+            if self._manager.get_plugin(found.name) is found.plugin:
+                self._manager.unregister(name=found.name)
             raise
 
     def _registered(self, plugin: Any) -> tuple[tuple[Backend, ...], tuple[Any, ...], tuple[Any, ...]]:
@@ -192,21 +208,17 @@ class Registry:
 
     def _results(self, hook: str, plugin: Any) -> tuple[Any, ...]:
         """What one plugin returns from a hook that registers objects."""
-        others = [p for p in self._manager.get_plugins() if p is not plugin]
         found: list[Any] = []
-        for result in self._manager.subset_hook_caller(hook, others)():
+        for result in self._only(hook, plugin)():
             found += result if isinstance(result, Iterable) else [result]
         return tuple(found)
+
+    def _only(self, hook: str, plugin: Any) -> Callable[..., Any]:
+        """A hook as one plugin has it."""
+        return self._manager.subset_hook_caller(hook, [p for p in self._manager.get_plugins() if p is not plugin])
 
 
 def _soc(backend: Backend, name: str, soc_file: str | os.PathLike[str] | None) -> Soc:
     """The SoC called ``name``, of a file first; without a name the first one of the file, or the backend's default."""
-    rows = _read_socs(Path(soc_file)) if soc_file is not None else ()
+    rows = load_socs(Path(soc_file)) if soc_file is not None else ()
     return next((row for row in rows if not name or row.name.lower() == name.lower()), None) or backend.soc(name)
-
-
-def _read_socs(path: Path) -> tuple[Soc, ...]:
-    try:
-        return load_socs(path)
-    except OSError as error:
-        raise UsageError(f"cannot read SoC file {path}: {error.strerror}") from None

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-import yaml
 
-from npukit.backend import OpCost, Plan, Precision, Problem, Scheme
+from npukit.backend import OpCost, Plan, Precision, Problem, Scheme, read_yaml
 from npukit.calibration.data import Batches
 from npukit.encoding import Encoding
 from npukit.errors import DataError, UsageError, did_you_mean
@@ -149,12 +148,7 @@ def _named(name: str, engine: str, registry: Registry) -> Optimizer:
 
 
 def _read(path: Path) -> Mapping[str, Any]:
-    try:
-        found = yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except OSError as error:
-        raise UsageError(f"cannot read configuration {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    found = read_yaml(path, "configuration")
     if not isinstance(found, Mapping):
         raise UsageError(f"{path} is not a YAML mapping")
     return found

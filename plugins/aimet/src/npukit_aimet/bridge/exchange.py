@@ -14,7 +14,7 @@ import numpy as np
 
 from npukit.encoding import Array, Encoding
 from npukit.encoding.formats import read_encodings, write_encodings
-from npukit.errors import NpukitError, PluginError
+from npukit.errors import NpukitError, PluginError, one_line
 from npukit.graph import Graph, Node, save
 
 _MODEL, _SAMPLES, _GRIDS = "model.onnx", "samples.npz", "grids.json"
@@ -92,8 +92,8 @@ def read_answer(folder: Path, request: Request) -> Answer:
         found = read_encodings(folder / _ENCODINGS_OUT, request.graph)
     except NpukitError as error:
         raise PluginError(f"AIMET's answer is no good: {error.message}") from None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise PluginError(f"AIMET's answer is no good: {' '.join(str(error).split())}") from None
+    except Exception as error:  # numpy, zipfile and zlib raise many types for damaged files
+        raise PluginError(f"AIMET's answer is no good: {one_line(error)}") from None
     missing = sorted(set(request.parameters) - found.encodings.keys()) if request.grids else []
     if missing:
         raise PluginError(f"AIMET's answer has no encoding of '{missing[0]}'")
