@@ -75,19 +75,25 @@ def test_run_on_two_backends(cli: Any, package: Path, data: Path, tmp_path: Path
     assert np.abs(results[0] - results[1]).max() < 0.05 * np.abs(results[1]).max()
 
 
-def test_compare_and_raise(cli: Any, model: Path, data: Path, tmp_path: Path) -> None:
-    """compare names the worst tensors, and the file it writes raises them to 16 bits in the next quantization."""
-    done = cli(
-        "compare", model, "--backend", "cpu,htp", "--data", data, "--worst", "2", "--write-overrides", "up.json", "--json", check=0
-    )
-    found = json.loads(done.stdout)
-    assert 25 < found["outputs"][0]["sqnr"]["htp"] < 70
+def test_compare_and_raise(cli: Any, model: Path, data: Path) -> None:
+    """The file that compare writes is taken by the next quantization, which has the SQNR that compare said, and no less."""
+    flags = ("--backend", "cpu,htp", "--data", data, "--worst", "2")
+    found = json.loads(cli("compare", model, *flags, "--write-overrides", "up.json", "--json", check=0).stdout)
     assert found["raised"]
+    assert found["gain"]["gain"] > 0.5
+    assert found["gain"]["before"]["y"] == pytest.approx(found["outputs"][0]["sqnr"]["htp"])
     cli("quantize", model, "--backend", "htp", "--data", data, "--overrides", "up.json", "-o", "up.dlc", check=0)
-    info = json.loads(cli("info", "up.dlc", "--json", check=0).stdout)
-    types = {t["name"]: t["type"] for layer in info["layers"] for t in (*layer["inputs"], *layer["outputs"])}
-    assert all(types[name] == "uFxp_16" for name in found["raised"])
-    assert (tmp_path / "up.json").exists()
+    after = json.loads(cli("compare", "up.dlc", "--reference", model, *flags, "--json", check=0).stdout)
+    assert after["outputs"][0]["sqnr"]["htp"] == pytest.approx(found["gain"]["after"]["y"], abs=0.1)
+
+
+def test_overrides_that_gain_nothing_are_not_written(cli: Any, model: Path, data: Path, tmp_path: Path) -> None:
+    """A chip without wider types gets no file, and compare says why; backends that compute in float are refused at once."""
+    done = cli("compare", model, "--backend", "htp:v66", "--data", data, "--write-overrides", "up.json", check=0)
+    assert "up.json: not written, no wider type of the worst layers is accepted" in done.stdout
+    assert not (tmp_path / "up.json").exists()
+    done = cli("compare", model, "--backend", "cpu", "--data", data, "--write-overrides", "up.json", check=2)
+    assert "error: --write-overrides has no effect" in done.stderr
 
 
 def test_export_qdq_runs_in_onnxruntime(cli: Any, package: Path, data: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from npukit.backend import Soc
 from npukit.demo import MODEL
-from npukit.diagnosis import compare
+from npukit.diagnosis import analyze, compare
 from npukit.encoding import Array, Encoding, encoding_for_range
 from npukit.errors import ConstraintError, ModelError, PluginError, UsageError
 from npukit.graph import Graph, Node, make_graph
@@ -199,10 +199,10 @@ def test_float16_models_run(images: Array, quantized: Quantized) -> None:
     np.testing.assert_allclose(got, wanted, atol=0.02 * np.abs(wanted).max())
 
 
-def test_mixed_precision_runs(quantized: Quantized, images: Array) -> None:
+def test_mixed_precision_runs(images: Array) -> None:
     """A model with some tensors at 16 bits and the others at 8 is accepted, and agrees with the emulator."""
-    found = compare(quantized, backends=["htp"], data={"image": images[:4]})
-    mixed = quantize(Request(MODEL, overrides=found.raised(2), batch=1), backend="htp", data={"image": images})
+    found = analyze(Request(MODEL, batch=1), backend="htp", data={"image": images[:4]}, worst=2)
+    mixed = quantize(Request(MODEL, overrides=found.overrides, batch=1), backend="htp", data={"image": images})
     assert {e.bits for e in mixed.encodings.values()} >= {8, 16}
     assert check(mixed, backend="qnn:SM8750").verdict == "accepted"
     both = compare(mixed, backends=["htp", "qnn"], data={"image": images[:4]})

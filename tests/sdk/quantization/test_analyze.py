@@ -20,6 +20,7 @@ from npukit.encoding.formats import insert_qdq
 from npukit.errors import DataError, UsageError
 from npukit.graph import Graph, Node, make_graph
 from npukit.plugins import Registry
+from npukit.report import analysis_text
 
 REGISTRY = Registry.load()
 
@@ -318,6 +319,11 @@ def test_outlier_that_matters_is_kept() -> None:
     assert "x" in found.refuted[0].reasons
     assert advised(found)["x"] == ("wide-activations",)
     assert next(r for r in found.remedies if r.action == "wide-activations").overrides["x"].dtype == "uint16"
+    text = analysis_text(found, 10)
+    advice, in_vain = text.split("what to do")[1].split("tried in vain: ")
+    assert "wide-activations" in advice
+    assert "calibration" not in advice
+    assert in_vain.startswith("calibration (")
 
 
 def test_16_bits_are_not_advised_where_they_are_refused() -> None:

@@ -1,9 +1,12 @@
 """Run a model on several backends and compare every tensor with the float model.
 
 A float model is quantized for each backend first, on --calibration-data or else on --data itself; a .dlc is run with the encodings
-it has. SQNR = 10 log10(signal / noise) over all samples, in dB. --write-overrides writes an encodings file that raises the worst
-tensors to 16 bits, for `npukit quantize --overrides`. Two backends that compute with encodings, such as htp,qnn, are also compared
-code by code: the share of equal codes, of codes at most one step apart, and the SQNR of one against the other.
+it has. SQNR = 10 log10(signal / noise) over all samples, in dB. Two backends that compute with encodings, such as htp,qnn, are also
+compared code by code: the share of equal codes, of codes at most one step apart, and the SQNR of one against the other.
+
+--write-overrides quantizes each layer alone, as `npukit analyze` does, and writes encodings for `npukit quantize --overrides` that
+give wider types to the N layers that cost the outputs most: what the last backend that computes with encodings accepts, and
+only when the worst output was seen to gain half a decibel there.
 
 With --tokens INPUT=OUTPUT the samples of --data are the steps of a sequence: inputs that are tied to outputs (--tie) get those of
 the step before, each backend its own, and the last N steps of --generate N the token that the float model chose.
@@ -12,7 +15,8 @@ the step before, each backend its own, and the last N steps of --generate N the 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from npukit.cli.console import Console
@@ -38,7 +42,7 @@ from npukit.plugins.known import DEFAULT_BACKEND, FLOAT_BACKEND
 
 if TYPE_CHECKING:
     from npukit.backend import Target
-    from npukit.diagnosis import Comparison, TensorRow
+    from npukit.diagnosis import Comparison, Raised, TensorRow
     from npukit.plugins import Registry
     from npukit.quantization import Source
 
@@ -62,14 +66,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--generate", type=positive, default=0, metavar="N", help=text)
     parser.add_argument("--no-strict", dest="strict", action="store_false", help="run what a backend refuses")
     parser.add_argument(
-        "--worst", type=positive, default=5, metavar="N", help="how many tensors, or steps, to list or raise (default: 5)"
+        "--worst", type=positive, default=5, metavar="N", help="how many tensors or steps to list, layers to raise (default: 5)"
     )
-    parser.add_argument("--write-overrides", metavar="FILE", help="encodings that raise the worst N tensors to 16 bits")
+    parser.add_argument("--write-overrides", metavar="FILE", help="encodings that raise the worst N layers, if that helps")
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
     from npukit.diagnosis import compare
-    from npukit.encoding.formats import write_encodings
     from npukit.report import decibels, table
 
     if args.generate and not args.tokens:
@@ -77,7 +80,10 @@ def run(args: argparse.Namespace, console: Console) -> int:
     if args.tokens:
         return _run_steps(args, console)
     target = check_writable(args.write_overrides) if args.write_overrides else None
-    found = compare(**_what(args, console))
+    what = _what(args, console)
+    if target is not None:
+        _coded(what["backends"])  # before anything is computed
+    found = compare(**what)
     headers = [f"{label} dB" for label in found.backends]
     outputs = table(["Output", *headers], [(r.name, *(decibels(r.sqnr[b]) for b in found.backends)) for r in found.outputs])
     worst = sorted(found.worst(args.worst), key=lambda r: r.depth)
@@ -92,10 +98,11 @@ def run(args: argparse.Namespace, console: Console) -> int:
         ]
     if found.pair:
         parts += _agreement_lines(found, worst)
-    raised = found.raised(args.worst) if target is not None else {}
-    if target is not None:
-        write_text(target, write_encodings(raised, found.graph, "1.0.0"))
-        parts += ["", f"{target}: {len(raised)} encodings raised to 16 bits"]
+    raised = None if target is None else _raise(what, args.worst)
+    if target is not None and raised is not None:
+        if raised.text:
+            write_text(target, raised.text)
+        parts += ["", _raised_text(raised, target)]
     if found.notes:
         parts += ["", *(f"note: {note}" for note in found.notes)]
     data = {
@@ -106,7 +113,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
         "outputs": found.outputs,
         "worst": worst,
         "tensors": found.tensors,
-        "raised": sorted(raised),
+        "raised": raised.raised if raised else (),
+        "gain": _gain_data(raised) if raised else None,
     }
     console.emit("\n".join(parts), data)
     return 0
@@ -128,6 +136,41 @@ def _what(args: argparse.Namespace, console: Console) -> dict[str, Any]:
         "registry": registry,
         "on_event": console.on_event,
     }
+
+
+def _coded(targets: Mapping[str, Target]) -> str:
+    """The label of the last target that computes with encodings. Raises UsageError when there is none."""
+    found = [label for label, target in targets.items() if not target.ignores_encodings]
+    if not found:
+        raise UsageError(
+            "--write-overrides has no effect: every backend here computes in float", hint="add one that quantizes: htp"
+        )
+    return found[-1]
+
+
+def _raise(what: dict[str, Any], worst: int) -> Raised:
+    from npukit.backend import KernelBackend
+    from npukit.diagnosis import raise_sources
+
+    target = what["backends"][_coded(what["backends"])]
+    kernels = what["kernels"] if isinstance(target.backend, KernelBackend) else ""
+    rest = {name: value for name, value in what.items() if name not in ("source", "backends", "kernels")}
+    return raise_sources(what["source"], target, worst=worst, kernels=kernels, **rest)
+
+
+def _raised_text(raised: Raised, target: Path) -> str:
+    """What was written, and what it gains; or why nothing was."""
+    from npukit.report import decibels
+
+    if not raised.text:
+        return f"{target}: not written, {raised.why}; npukit analyze looks for other causes"
+    before, after = (decibels(min(levels.values())) for levels in (raised.before, raised.after))
+    layers = f"{len(raised.layers)} layers ({', '.join(raised.layers)})"
+    return f"{target}: {len(raised.raised)} encodings raise {layers}; worst output {before} -> {after}, {raised.gain:+.1f} dB"
+
+
+def _gain_data(raised: Raised) -> dict[str, Any]:
+    return {"layers": raised.layers, "before": raised.before, "after": raised.after, "gain": raised.gain, "why": raised.why}
 
 
 def _run_steps(args: argparse.Namespace, console: Console) -> int:

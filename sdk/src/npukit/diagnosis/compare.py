@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 import numpy as np
 
-from npukit.backend import Backend, Scheme, Target
+from npukit.backend import Backend, Target
 from npukit.calibration import open_data
 from npukit.diagnosis.opened import Opened, open_all
 from npukit.diagnosis.sqnr import Agreement, Meter, TensorRow, decibels_of, inner_tensors
@@ -37,7 +37,6 @@ class Comparison:
     encodings: Mapping[str, Mapping[str, Encoding]]
     graph: Graph
     notes: tuple[str, ...] = ()
-    schemes: Mapping[str, Scheme] = attrs.field(factory=dict)
 
     def worst(self, count: int, backend: str = "") -> tuple[TensorRow, ...]:
         """The ``count`` quantized tensors with the lowest SQNR on ``backend`` (the last one compared by default), worst first."""
@@ -45,22 +44,6 @@ class Comparison:
         known = self.encodings.get(label, {})
         rows = [r for r in self.tensors if r.name in known and np.isfinite(r.sqnr[label])]
         return tuple(sorted(rows, key=lambda r: (r.sqnr[label], r.depth))[:count])
-
-    def raised(self, count: int, backend: str = "") -> dict[str, Encoding]:
-        """Encodings that raise the worst ``count`` 8-bit tensors to 16 bits; tensors of one grid rise together."""
-        label = backend or self.backends[-1]
-        known = self.encodings.get(label, {})
-        ranges = {r.name: (r.low, r.high) for r in self.tensors}
-        names = [r.name for r in self.worst(len(self.tensors), label) if known[r.name].bits < 16][:count]
-        found: dict[str, Encoding] = {}
-        for name in names:
-            # Tensors on one grid were tied by a rule of the backend, so they must rise together.
-            family = [n for n, e in known.items() if e is known[name] or (n in ranges and e.same_grid(known[name]))]
-            low, high = min(ranges[n][0] for n in family if n in ranges), max(ranges[n][1] for n in family if n in ranges)
-            dtype = f"{'' if known[name].signed else 'u'}int16"
-            wide = self.schemes.get(label, Scheme()).activation(low, high, dtype, symmetric=known[name].symmetric)
-            found |= dict.fromkeys(family, wide)
-        return found
 
 
 def compare(
@@ -127,8 +110,7 @@ def compare(
     rows = [attrs.evolve(row, agreement=codes.agreement(row.name)) for row in meter.rows(graph)]
     encodings = {label: dict(s.program.encodings) for label, s in sessions.items()}
     outputs = tuple(r for r in rows if r.name in graph.outputs)
-    schemes = {label: target.scheme for label, target in opened.targets.items()}
-    return Comparison(opened.title, tuple(sessions), pair, samples, outputs, tuple(rows), encodings, graph, notes, schemes)
+    return Comparison(opened.title, tuple(sessions), pair, samples, outputs, tuple(rows), encodings, graph, notes)
 
 
 def _shown(opened: Opened, names: list[str], feeds: Mapping[str, Array]) -> tuple[list[str], tuple[str, ...]]:

@@ -14,7 +14,7 @@ from npukit.diagnosis.statistics import TensorStats, channel_ratio
 from npukit.encoding import Encoding
 from npukit.errors import ConstraintError, UsageError
 from npukit.graph import Graph
-from npukit.quantization import Options, Quantized
+from npukit.quantization import Options, Quantized, Source
 from npukit.quantization.plan import Task
 
 SPREAD = 8.0
@@ -24,7 +24,7 @@ _USED = 0.5
 """When 99.9 % of the values use less of the range than this, outliers cost a bit or more."""
 _APART = 6.0
 """Decibels by which weights and activations must differ for the better one not to matter."""
-_WORTH = 0.5
+WORTH = 0.5
 """Decibels at the worst output that a remedy must gain."""
 _LINEAR = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 _METHODS = ("percentile", "entropy", "mse")
@@ -142,14 +142,14 @@ def _errors(problems: Iterable[Problem]) -> set[tuple[str, str, str]]:
 
 
 @attrs.frozen(eq=False)
-class _Candidate:
+class Candidate:
     """A remedy with the model it makes, None when it is not tried."""
 
     remedy: Remedy
     model: Quantized | None = None
 
 
-Measure: TypeAlias = Callable[[Mapping[str, Quantized]], Mapping[str, Mapping[str, float]]]
+Measure: TypeAlias = Callable[[Mapping[str, Source | Quantized]], Mapping[str, Mapping[str, float]]]
 """SQNR per output of each of several models."""
 
 
@@ -159,16 +159,16 @@ def find_remedies(
     """What helps, and what was tried and does not help. What costs nothing on the chip comes first, then what helps most."""
     makers = (_equalize, _per_channel, _recalibrate, _round, _widen_weights, _widen_activations)
     found = [candidate for maker in makers for candidate in maker(shop, diagnoses)]
-    models = {str(index): c.model for index, c in enumerate(found) if c.model is not None}
+    models: dict[str, Source | Quantized] = {str(index): c.model for index, c in enumerate(found) if c.model is not None}
     levels = measure(models) if models else {}
-    tried = [_with_gain(found[int(label)].remedy, before, after) for label, after in levels.items()]
+    tried = [with_gain(found[int(label)].remedy, before, after) for label, after in levels.items()]
     untried = [c.remedy for c in found if c.model is None]
     ranked = sorted([*_best_calibration(tried), *untried], key=lambda r: (bool(r.overrides), r.gain is None, -(r.gain or 0.0)))
-    helps = tuple(r for r in ranked if r.gain is None or r.gain >= _WORTH)
+    helps = tuple(r for r in ranked if r.gain is None or r.gain >= WORTH)
     return helps, tuple(r for r in ranked if r not in helps)
 
 
-def _with_gain(remedy: Remedy, before: Mapping[str, float], after: Mapping[str, float]) -> Remedy:
+def with_gain(remedy: Remedy, before: Mapping[str, float], after: Mapping[str, float]) -> Remedy:
     least = (min(before.values()), min(after.values()))
     return attrs.evolve(remedy, sqnr=after, gain=0.0 if least[0] == least[1] else least[1] - least[0])
 
@@ -182,10 +182,23 @@ def _best_calibration(tried: Iterable[Remedy]) -> list[Remedy]:
     return list(best.values())
 
 
+def widen(shop: Workshop, diagnoses: Sequence[Diagnosis]) -> list[Candidate]:
+    """Wider types of the layers' weights, of their outputs, and of both where they are accepted together."""
+    found = [*_widen_weights(shop, diagnoses), *_widen_activations(shop, diagnoses)]
+    if len(found) < 2:
+        return found
+    weights, outputs = (c.remedy for c in found)
+    union = shop.accept({**weights.overrides, **outputs.overrides})
+    if union is None:
+        return found
+    remedy = Remedy("wide-types", "--overrides FILE", {**weights.reasons, **outputs.reasons}, overrides=union)
+    return [*found, *_tried(shop, remedy, overrides={**shop.overrides, **union}, packaged=True)]
+
+
 # ------------------------------------------------------------------------------------------------------------ by cause
 
 
-def _equalize(shop: Workshop, diagnoses: Iterable[Diagnosis]) -> list[_Candidate]:
+def _equalize(shop: Workshop, diagnoses: Iterable[Diagnosis]) -> list[Candidate]:
     able = [d for d in diagnoses if d.layer.op in ("Conv", "ConvTranspose") and "cle" in shop.optimizers]
     spreads = {d.layer.name: _widest_spread(shop, d) for d in able}
     reasons = {
@@ -210,7 +223,7 @@ def _widest_spread(shop: Workshop, diagnosis: Diagnosis) -> tuple[float, str]:
 _SIDES = {"Conv": ((0, "output"), (1, "input")), "ConvTranspose": ((1, "output"), (0, "input"))}
 
 
-def _per_channel(shop: Workshop, diagnoses: Iterable[Diagnosis]) -> list[_Candidate]:
+def _per_channel(shop: Workshop, diagnoses: Iterable[Diagnosis]) -> list[Candidate]:
     axes, reasons = shop.axes(), {}
     for d in diagnoses:
         for s in d.constants:
@@ -225,7 +238,7 @@ def _per_channel(shop: Workshop, diagnoses: Iterable[Diagnosis]) -> list[_Candid
     return _tried(shop, Remedy("per-channel", "--per-channel", reasons), options=options)
 
 
-def _recalibrate(shop: Workshop, diagnoses: Iterable[Diagnosis]) -> list[_Candidate]:
+def _recalibrate(shop: Workshop, diagnoses: Iterable[Diagnosis]) -> list[Candidate]:
     reasons = {}
     for d in diagnoses:
         used = min((s.used for s in d.outputs if _was_calibrated(shop.encodings.get(s.name))), default=1.0)
@@ -243,7 +256,7 @@ def _was_calibrated(encoding: Encoding | None) -> bool:
     return encoding is not None and not encoding.is_float and encoding.origin in ("calibrated", "propagated")
 
 
-def _round(shop: Workshop, diagnoses: Iterable[Diagnosis]) -> list[_Candidate]:
+def _round(shop: Workshop, diagnoses: Iterable[Diagnosis]) -> list[Candidate]:
     """AdaRound takes too long to be tried on the way."""
     reasons = {}
     for d in diagnoses:
@@ -251,16 +264,16 @@ def _round(shop: Workshop, diagnoses: Iterable[Diagnosis]) -> list[_Candidate]:
         if few and d.weights_matter and d.layer.op in _LINEAR and "adaround" in shop.optimizers:
             reasons[d.layer.name] = f"the error is that of {few[0].dtype} weights, {d.weights:.1f} dB"
     remedy = Remedy("adaround", "--optimize adaround", reasons)
-    return [_Candidate(remedy)] if reasons else []
+    return [Candidate(remedy)] if reasons else []
 
 
-def _widen_weights(shop: Workshop, diagnoses: Iterable[Diagnosis]) -> list[_Candidate]:
+def _widen_weights(shop: Workshop, diagnoses: Iterable[Diagnosis]) -> list[Candidate]:
     wanted = {d.layer.name: _wider_constants(shop, d) for d in diagnoses if d.weights_matter}
     levels = {d.layer.name: d.weights for d in diagnoses}
     return _widened(shop, "wide-weights", "weights", wanted, levels)
 
 
-def _widen_activations(shop: Workshop, diagnoses: Iterable[Diagnosis]) -> list[_Candidate]:
+def _widen_activations(shop: Workshop, diagnoses: Iterable[Diagnosis]) -> list[Candidate]:
     wanted = {d.layer.name: _wider_outputs(shop, d) for d in diagnoses if d.activations_matter}
     levels = {d.layer.name: d.activations for d in diagnoses}
     return _widened(shop, "wide-activations", "outputs", wanted, levels)
@@ -268,7 +281,7 @@ def _widen_activations(shop: Workshop, diagnoses: Iterable[Diagnosis]) -> list[_
 
 def _widened(
     shop: Workshop, action: str, what: str, wanted: Mapping[str, Mapping[str, Encoding]], levels: Mapping[str, float]
-) -> list[_Candidate]:
+) -> list[Candidate]:
     """The remedy of wider types: of each layer in turn, where they are accepted together with those before."""
     union: dict[str, Encoding] = {}
     reasons = {}
@@ -310,11 +323,11 @@ def _wider_outputs(shop: Workshop, diagnosis: Diagnosis) -> dict[str, Encoding]:
     return found
 
 
-def _tried(shop: Workshop, remedy: Remedy, *, packaged: bool = False, **how: object) -> list[_Candidate]:
+def _tried(shop: Workshop, remedy: Remedy, *, packaged: bool = False, **how: object) -> list[Candidate]:
     """The candidate with its model; none when it is for no layer or is refused. ``packaged``: a package can be changed this way."""
     if not remedy.reasons:
         return []
     if shop.packaged and not packaged:
-        return [_Candidate(remedy)]
+        return [Candidate(remedy)]
     model = shop.attempt(**how)
-    return [] if model is None else [_Candidate(remedy, model)]
+    return [] if model is None else [Candidate(remedy, model)]

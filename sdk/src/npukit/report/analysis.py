@@ -31,11 +31,13 @@ def analysis_text(found: Analysis, worst: int) -> str:
     if rows:
         title = f"the worst {len(rows)} of {len(found.layers)} layers: SQNR when only that layer is quantized"
         parts += [title, table(_LAYERS, [_layer(r) for r in rows])]
-    if found.remedies or found.refuted:
-        tried = [_remedy(r) for r in (*found.remedies, *found.refuted)]
-        parts += ["what to do, and what it does to the whole model", table(_REMEDIES, tried)]
     if found.remedies:
-        parts.append(table(_REASONS, _reasons(found.remedies, [r.name for r in rows])))
+        advised = table(_REMEDIES, [_remedy(r) for r in found.remedies])
+        why = table(_REASONS, _reasons(found.remedies, [r.name for r in rows]))
+        parts += ["what to do, and what it does to the whole model", advised, why]
+    if found.refuted:
+        vain = ", ".join(f"{r.action} ({r.flag}) {_remedy(r)[3]}" for r in found.refuted)
+        parts.append(f"tried in vain: {vain}")
     if names:
         parts += ["their tensors, and SQNR in the model quantized as a whole", table(_TENSORS, _tensors(found, names))]
     parts += [f"note: {note}" for note in found.notes]
@@ -119,12 +121,12 @@ def analysis_html(found: Analysis, worst: int, title: str) -> str:
     """A whole page with the same data as the JSON: no scripts, nothing loaded from elsewhere, names escaped."""
     heading = escape(printable(f"{title} on {found.backend}:{found.soc.name}"))
     order = [r.name for r in found.worst(len(found.layers))]
-    tried = [_remedy(r) for r in (*found.remedies, *found.refuted)]
     sections = [
         ("Outputs", f"SQNR against the float model, {found.samples} samples.", _html_table(_OUTPUTS, map(_output, found.outputs))),
         (f"The worst {len(order[:worst])} layers", "SQNR when only that layer is quantized.", _bars(found.worst(worst))),
-        ("What to do", "What each change does to the whole model.", _html_table(_REMEDIES, tried)),
+        ("What to do", "What each change does to the whole model.", _html_table(_REMEDIES, [_remedy(r) for r in found.remedies])),
         ("Why", "", _html_table(_REASONS, _reasons(found.remedies, order))),
+        ("Tried in vain", "Not advised.", _html_table(_REMEDIES, [_remedy(r) for r in found.refuted])),
         ("All layers", "By depth, SQNR at the output that the layer harms most.", _html_table(_LAYERS, map(_layer, found.layers))),
         ("At every output", "", _html_table(("Layer", *_OUTPUTS), _by_output(found.layers))),
         ("All tensors", "By depth; SQNR in the model quantized as a whole.", _html_table(_TENSORS, _tensors(found))),
