@@ -20,7 +20,7 @@ from npukit.encoding.formats import insert_qdq, read_encodings, write_encodings
 from npukit.errors import DataError, UsageError
 from npukit.graph import Graph, Node, make_graph
 from npukit.package import read_package
-from npukit.quantization import Quantized
+from npukit.quantization import Job, Optimizer, Quantized
 from npukit_aimet.adaround import AdaRound
 from npukit_aimet.bias_correction import BiasCorrection
 from npukit_aimet.cle import CrossLayerEqualization
@@ -106,6 +106,49 @@ def test_optimizers_gain_at_every_width(weights: str, tmp_path: Path) -> None:
     read = read_encodings(tmp_path / "m.encodings", model.graph)
     for found in (again.encodings, read.encodings):
         assert all(found[f"w{i}"].same_grid(model.encodings[f"w{i}"]) for i in range(1, 6))
+
+
+@attrs.frozen(eq=False)
+class OtherScales(Optimizer):
+    """Multiplies the scales of ``w3`` by factors, one for each channel."""
+
+    name = "other-scales"
+
+    factors: Array
+
+    def run(self, job: Job) -> Job:
+        before = job.encodings()["w3"]
+        after = attrs.evolve(before, scale=before.steps * self.factors)
+        return attrs.evolve(job.decide({"w3": after}), replaced={"w3": before})
+
+
+@pytest.mark.parametrize("per_channel", [True, False])
+def test_adaround_goes_back_to_scales_that_were_better(per_channel: bool) -> None:
+    """Row by row; for the layer as a whole where all rows share one scale. Other scales stay."""
+    options = attrs.evolve(W4, per_channel=per_channel)
+    plain = nk.quantize(network(), backend="cpu", data=samples(64), options=options)
+    worse = np.array([1, 8] * 4 if per_channel else 8, np.float32)
+    for factors in (worse, 1 / worse):
+        made = [OtherScales(factors), "adaround"]
+        model = nk.quantize(network(), backend="cpu", data=samples(64), options=options, optimize=made)
+        assert model.encodings["w3"].same_grid(plain.encodings["w3"])
+
+
+@pytest.mark.parametrize("optimize", ["seq-mse", "adaround"])
+def test_layers_that_nothing_improves_are_left_alone(optimize: str) -> None:
+    """Weights that are on their grid already stay, and a note counts the layers; a network that gains has no such note."""
+    graph = network()
+    weights = {name: np.asarray(graph.constant(name)) for name in ("w1", "w2", "w3", "w4", "w5")}
+    exact = {n: np.random.default_rng(3).integers(-7, 8, w.shape).astype(np.float32) / 16 for n, w in weights.items()}
+    constants = {n: exact.get(n, t.data) for n, t in graph.tensors.items() if t.data is not None}
+    graph = make_graph(graph.nodes, inputs={"x": ("float32", ("N", 3, 8, 8))}, outputs=["y"], constants=constants)
+    request = nk.Request(graph, overrides={n: Encoding("int4", np.float32(1 / 16)) for n in exact})
+    options = attrs.evolve(W4, activations="uint16", strict=False)
+    model = nk.quantize(request, backend="cpu", data=samples(64), options=options, optimize=optimize)
+    assert f"{optimize} leaves 5 of 5 layers alone: nothing did better on samples held out" in model.report.notes
+    assert all(np.array_equal(np.asarray(model.graph.constant(name)), exact[name]) for name in exact)
+    gained = nk.quantize(network(), backend="cpu", data=samples(64), options=W4, optimize=optimize)
+    assert not any("alone" in line for line in gained.report.notes)
 
 
 def test_adaround_keeps_scales_and_lands_on_the_grid() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +11,14 @@ import numpy as np
 
 from npukit.backend import Scheme
 from npukit.calibration import open_data
-from npukit.encoding import Array
+from npukit.encoding import Array, Encoding
 from npukit.errors import UsageError, did_you_mean
 from npukit.quantization import Job, Optimizer
 from npukit_aimet.config import section
 from npukit_aimet.decided import codes_of
 from npukit_aimet.moments import Moments, Problem
 from npukit_aimet.rounding import FEW, Grid, descend, enumerate_all, feed_back, relax
-from npukit_aimet.walk import UnsolvableError, Visit, layers_of, rewrite, walk
+from npukit_aimet.walk import UnsolvableError, Visit, layers_of, left_alone, rewrite, walk
 
 _DAMPINGS = (0.01, 0.1)  # GPTQ's default share of the mean diagonal, and a careful one for rows with more weights than data
 
@@ -66,37 +65,65 @@ class AdaRound(Optimizer):
         encodings = job.encodings()
         layers, skipped = layers_of(job.graph, encodings)
         data = job.samples if self.samples is None else open_data(self.samples, job.graph)
-        solve = partial(self._solve, job.judge.scheme)
+        found: dict[str, Encoding] = {}
+        alone: list[str] = []
+
+        def solve(visit: Visit) -> Mapping[str, Array]:
+            name = visit.layer.weight
+            try:
+                rounded, found[name] = self._choose(visit, job.judge.scheme, job.replaced.get(name))
+            except np.linalg.LinAlgError as error:
+                raise UnsolvableError(f"{error}; its weight is rounded to nearest") from None
+            values = {name: visit.layer.restore(rounded).astype(np.float32)}
+            if np.array_equal(values[name], visit.nearest[name]):
+                alone.append(name)
+            return values | (visit.refitted_bias(rounded) if self.refit else {})
+
         trip = walk(attrs.evolve(job, samples=data), encodings, layers, solve, stage="adaround", limit=self.batches)
-        done = [layer.weight for layer in layers if layer.weight not in trip.left]
-        decided = {name: encodings[name].with_origin("optimizer:adaround") for name in done}
-        return rewrite(job, decided, trip.changed, [*skipped, *trip.left.values()], "adaround")
+        decided = {name: grid.with_origin("optimizer:adaround") for name, grid in found.items()}
+        done = rewrite(job, decided, trip.changed, [*skipped, *trip.left.values()], "adaround")
+        return attrs.evolve(done, notes=(*done.notes, *left_alone(self.name, len(alone), len(layers))))
 
-    def _solve(self, scheme: Scheme, visit: Visit) -> Mapping[str, Array]:
-        layer, encoding = visit.layer, visit.encoding
-        scale, zero = layer.grid(encoding)
-        grid = Grid.around(visit.weights, scale, zero, *codes_of(scheme, encoding))
-        try:
-            rounded = self._best(visit, grid)
-        except np.linalg.LinAlgError as error:
-            raise UnsolvableError(f"{error}; its weight is rounded to nearest") from None
-        found = {layer.weight: layer.restore(rounded).astype(np.float32)}
-        return found | (visit.refitted_bias(rounded) if self.refit else {})
+    def _choose(self, visit: Visit, scheme: Scheme, replaced: Encoding | None) -> tuple[Array, Encoding]:
+        """The rounded weights (G, R, K) and their encoding.
 
-    def _best(self, visit: Visit, grid: Grid) -> Array:
-        """Each row as the candidate has it that does best on the samples held out."""
+        The scales that an optimizer ``replaced`` are tried too: each row, or the layer where rows share scales, takes those that do
+        better on the samples held out.
+        """
+        encoding = visit.encoding
+        rounded, loss = self._best(visit, scheme)
+        if replaced is None or not _differ_in_scale(encoding, replaced):
+            return rounded, encoding
+        others, other_loss = self._best(attrs.evolve(visit, encoding=replaced), scheme)
+        better = visit.judged(other_loss) <= visit.judged(loss)
+        steps = np.where(visit.rescaled(better), replaced.steps, encoding.steps)
+        return np.where(better[:, :, None], others, rounded), attrs.evolve(encoding, scale=steps)
+
+    def _best(self, visit: Visit, scheme: Scheme) -> tuple[Array, Array]:
+        """Each row as the candidate has it that does best on the samples held out, and its loss there."""
+        scale, zero = visit.layer.grid(visit.encoding)
+        grid = Grid.around(visit.weights, scale, zero, *codes_of(scheme, visit.encoding))
 
         def problem(moments: Moments) -> Problem:
             return moments.problem(visit.weights, free_bias=self.refit and visit.bias is not None)
 
+        test = problem(visit.unseen or visit.seen)
         if self.solver == "discrete" and visit.weights.shape[2] <= FEW:
             whole = problem(visit.all)
             silent = np.diagonal(whole.hessian, axis1=1, axis2=2) == 0  # inputs that are always zero say nothing: nearest
-            return np.where(silent[:, None, :], grid.snap(visit.weights), enumerate_all(whole, grid))
-        candidates = _SOLVERS[self.solver](self, problem(visit.seen), grid, visit.weights)
-        test = problem(visit.unseen or visit.seen)
-        best = np.argmin([test.loss(candidate) for candidate in candidates], axis=0)
-        return np.asarray(np.take_along_axis(np.array(candidates), best[None, :, :, None], 0)[0])
+            exact = np.where(silent[:, None, :], grid.snap(visit.weights), enumerate_all(whole, grid))
+            return exact, test.loss(exact)
+        candidates = [grid.snap(visit.weights), *_SOLVERS[self.solver](self, problem(visit.seen), grid, visit.weights)]
+        losses = np.array([test.loss(candidate) for candidate in candidates])
+        best = np.argmin(losses, axis=0)
+        return np.asarray(np.take_along_axis(np.array(candidates), best[None, :, :, None], 0)[0]), losses.min(axis=0)
+
+
+def _differ_in_scale(one: Encoding, other: Encoding) -> bool:
+    """Whether two encodings are of one form and differ in their scales: the rows of either may be taken."""
+    if (one.dtype, one.axis, one.block_size, one.steps.shape) != (other.dtype, other.axis, other.block_size, other.steps.shape):
+        return False
+    return np.array_equal(one.zeros, other.zeros) and not np.array_equal(one.steps, other.steps)
 
 
 def _discrete(_: AdaRound, problem: Problem, grid: Grid, weights: Array) -> list[Array]:

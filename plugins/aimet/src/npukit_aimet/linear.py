@@ -59,6 +59,15 @@ class Linear(abc.ABC):
         scale, zero = (self.matrix(part).astype(np.float64) for part in full)
         return scale, zero
 
+    def owners(self, encoding: Encoding) -> tuple[Array, bool]:
+        """For every scale a row that uses it, counted through all groups (shape of the scales); whether no other does."""
+        numbers = np.arange(encoding.steps.size).reshape(encoding.steps.shape)
+        used = self.matrix(np.broadcast_to(spread(numbers, encoding, self.shape), self.shape))
+        rows = np.arange(used.shape[0] * used.shape[1]).reshape(*used.shape[:2], 1)
+        found = np.zeros(numbers.size, int)
+        found[used] = rows
+        return found.reshape(numbers.shape), bool((found[used] == rows).all())
+
 
 class Picks:
     """Which positions of an output are looked at: at most ``limit`` per sample, drawn anew for every sample, reproducibly."""

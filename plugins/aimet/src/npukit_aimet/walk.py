@@ -59,6 +59,15 @@ class Visit:
         """The weight as it is stored when nobody improves it, by name."""
         return {self.layer.weight: fake_quantize(self.layer.restore(self.weights).astype(np.float32), self.encoding)}
 
+    def judged(self, losses: Array) -> Array:
+        """Losses of rows (..., G, R), by which scales are chosen: those of the whole layer where rows share scales."""
+        apart = self.layer.owners(self.encoding)[1]
+        return losses if apart else np.broadcast_to(losses.sum((-2, -1), keepdims=True), losses.shape)
+
+    def rescaled(self, values: Array) -> Array:
+        """Values of rows (G, R) in the shape of the weight's scales."""
+        return np.asarray(values.reshape(-1)[self.layer.owners(self.encoding)[0]])
+
     def refitted_bias(self, rounded: Array) -> dict[str, Array]:
         """The bias that makes up for the mean error of weights ``rounded`` (G, R, K), by name; nothing without a bias."""
         if self.bias is None:
@@ -168,6 +177,11 @@ def _solved(visit: Visit, solve: Solve) -> Mapping[str, Array]:
     if not (visit.seen.is_finite and (visit.unseen is None or visit.unseen.is_finite)):
         raise UnsolvableError("its input is not finite, its weight is rounded to nearest")
     return solve(visit)
+
+
+def left_alone(name: str, count: int, total: int) -> list[str]:
+    """The note about layers that an optimizer could not improve, if there are any."""
+    return [f"{name} leaves {count} of {total} layers alone: nothing did better on samples held out"] if count else []
 
 
 def rewrite(job: Job, decided: Mapping[str, Encoding], changed: Mapping[str, Array], skipped: Iterable[str], name: str) -> Job:

@@ -46,7 +46,8 @@ class Job:
 
     ``graph`` is prepared for the backend; earlier optimizers may have changed its constants. ``reference`` is the float model that
     the result is measured by: the same nodes and names. ``given`` are the encodings decided so far, by the user or by earlier
-    optimizers; every other tensor gets one later. ``samples`` is None when there is no data. ``notes`` are lines for the report.
+    optimizers; every other tensor gets one later. ``replaced`` are encodings that an optimizer put others
+    in the place of: a later one may go back to them. ``samples`` is None when there is no data. ``notes`` are lines for the report.
     """
 
     graph: Graph
@@ -57,6 +58,7 @@ class Job:
     seed: int = 0
     on_event: OnEvent = ignore
     notes: tuple[str, ...] = ()
+    replaced: Mapping[str, Encoding] = attrs.field(factory=dict)
 
     @property
     def data(self) -> Batches:
