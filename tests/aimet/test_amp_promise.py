@@ -96,6 +96,16 @@ def test_the_order_of_candidates_does_not_count() -> None:
     assert found[0].report.notes == found[1].report.notes
 
 
+def test_a_drop_of_just_as_much_is_kept() -> None:
+    """The rounding of a subtraction breaks no promise: 0.8 - 0.1 is more than 0.7 in floating point."""
+
+    def evaluate(outputs: Sequence[Mapping[str, Array]]) -> float:
+        return 0.8 if right(outputs) == 100 and outputs[0]["y"].tobytes() == float_outputs()[0]["y"].tobytes() else 0.7
+
+    assert 0.8 - 0.1 > 0.7
+    assert noted_score(mixed(candidates=(WIDE, NARROW), allowed_accuracy_drop=0.1, evaluate=evaluate)) == 0.7
+
+
 def test_what_cannot_be_kept_is_an_error() -> None:
     """The error says what is asked for, what is reachable, and which drop would do."""
     with pytest.raises(UsageError, match=r"cannot keep within 0 of the float model's 100: .*uint8/int8.* reaches [\d.]+") as caught:

@@ -33,15 +33,16 @@ class Amp(Optimizer):
     """Mixed precision in three phases, after AIMET's (https://github.com/quic/aimet, BSD-3-Clause).
 
     Phase 1 measures what every group costs in accuracy when it alone has a candidate and all else is float. Phase 2 starts with the
-    first of the ``candidates`` everywhere and takes the harmless steps first, until the score has fallen by more than
+    best of the ``candidates`` everywhere and takes the harmless steps first, until the score has fallen by more than
     ``allowed_accuracy_drop`` (None: all steps, the complete curve). Phase 3 changes groups back or along where that saves converts.
-    A candidate that the backend refuses for a group is never proposed.
+    A candidate that the backend refuses for a group is never proposed. Raises UsageError when no candidate keeps within the drop.
 
-    ``evaluate`` gives the score of phase 2 (None: SQNR against the float model, in dB) on ``samples`` (anything that open_data
-    takes; None: the calibration samples), phase 1 uses SQNR unless ``phase1`` is "evaluator". The drop is measured from the float
-    model's score; from that of the first candidate for SQNR. ``results_dir`` gets accuracy list, Pareto list, overrides and plots,
-    and keeps what was measured: an interrupted run goes on there, unless ``clean_start``. ``workers`` groups are measured at a time
-    (0: as many as OMP_NUM_THREADS says, or one per processor). Memory does not grow with the number of samples.
+    ``evaluate`` gives the score of phases 2 and 3 (None: SQNR against the float model, in dB) on ``samples`` (anything that open_data
+    takes; None: the calibration samples): that of the finished package, as its backend computes it. Phase 1 uses SQNR unless
+    ``phase1`` is "evaluator". The drop is measured from the float model's score; from that of the best candidate for SQNR.
+    ``results_dir`` gets accuracy list, Pareto list, overrides and plots, and keeps what was measured: an interrupted run goes on
+    there, unless ``clean_start``. ``workers`` groups are measured at a time (0: as many as OMP_NUM_THREADS says, or one per
+    processor). Memory does not grow with the number of samples.
     With ``backend_signs`` only the widths of the candidates count, signs are those of the backend's default types.
     """
 

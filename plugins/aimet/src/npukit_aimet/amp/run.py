@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from npukit_aimet.amp.optimizer import Amp, Outputs
 
 Choice = Mapping[str, Candidate]
+_SLACK = 1e-9  # 0.98 - 0.01 may come out above 0.97
 REFUSED = -math.inf
 """The score of a choice that the backend refuses as a whole."""
 
@@ -94,12 +95,13 @@ class Run:
             return None
         best = self.score(self.menu.everywhere(self.start))
         wanted = self._score(self._reference(), True) if evaluated else best
-        if best < wanted - drop:
+        lowest = wanted - drop - _SLACK
+        if best < lowest:
             text = f"mixed precision cannot keep within {drop:g} of the float model's {wanted:.6g}"
-            hint = f"allow a drop of {math.ceil((wanted - best) * 1e4) / 1e4:g}, or add a wider candidate"
+            hint = f"allow a drop of {math.ceil((wanted - best - _SLACK) * 1e4) / 1e4:g}, or add a wider candidate"
             reached = f"the best candidate, {self.start} wherever the backend accepts it, reaches {best:.6g}"
             raise UsageError(f"{text}: {reached}", hint=hint, code="accuracy-drop")
-        return wanted - drop
+        return lowest
 
     def keeps_target(self, choice: Choice, before: Choice) -> bool:
         """Whether a choice is good enough: above the target, or without one not worse than the choice before it."""
