@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import npukit as nk
-from npukit.backend import Backend, KernelBackend, OpConstraint, Port, Soc
+from npukit.backend import Backend, OpConstraint, Port
 from npukit.backend.ort import OrtModel
 from npukit.diagnosis import mean_sqnr, total_powers
 from npukit.encoding import Array, Encoding
@@ -165,8 +165,8 @@ def test_two_runs_agree_and_the_second_goes_on_where_the_first_stopped(tmp_path:
     with pytest.raises(KeyboardInterrupt):
         nk.quantize(network(), backend="cpu", data=samples(), options=options, optimize=[amp], on_event=stop)
     lines = (tmp_path / "measured.jsonl").read_text().splitlines()
-    assert len(lines) == 3
-    forged = [json.dumps({**json.loads(lines[0]), "score": 199.0}), *lines[1:], '{"cut sho']
+    assert len(lines) == 5  # both candidates everywhere, and three groups
+    forged = [*lines[:2], json.dumps({**json.loads(lines[2]), "score": 199.0}), *lines[3:], '{"cut sho']
     (tmp_path / "measured.jsonl").write_text("\n".join(forged) + "\n")
     nk.quantize(network(), backend="cpu", data=samples(), options=options, optimize=[amp])
     scores = [r["score"] for r in json.loads((tmp_path / "accuracy_list.json").read_text())]
@@ -205,7 +205,7 @@ def test_searches_agree_on_a_falling_curve(search: str, drop: float, expected: i
         assert len(looked) <= 6
 
 
-class Narrow(KernelBackend):
+class Narrow(CpuBackend):
     """A backend whose MatMul takes 8 bits only."""
 
     name = "narrow"
@@ -218,9 +218,6 @@ class Narrow(KernelBackend):
         rows.append(OpConstraint("Conv", (free, weight), (free,), "test"))
         rows.append(OpConstraint("MatMul", (eight, attrs.evolve(weight, axis=1)), (eight,), "test"))
         return tuple(rows)
-
-    def kernels(self, soc: Soc) -> Mapping[str, Any]:
-        return {op: (lambda call: ()) for op in ("Relu", "GlobalAveragePool", "Flatten", "Mul", "Conv", "MatMul")}
 
 
 def registry(backend: Backend) -> nk.Registry:
@@ -244,9 +241,9 @@ def test_a_refused_candidate_is_never_proposed(tmp_path: Path) -> None:
 
 
 def test_no_candidate_for_anybody() -> None:
-    """When every group refuses the second candidate, the error names a group and a rule."""
+    """When every group refuses the second candidate, the error says what is accepted, and names a node and a rule."""
     amp = Amp(candidates=(NARROW, Candidate("int4", "int8")))
-    with pytest.raises(ConstraintError, match=r"group '\w+' cannot be int4/int8.*dtype"):
+    with pytest.raises(ConstraintError, match=r"the backend accepts uint8/int8: .*node '\w+'.*dtype"):
         nk.quantize(network(), backend="narrow", registry=registry(Narrow()), data=samples(), optimize=[amp])
 
 

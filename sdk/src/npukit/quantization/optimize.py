@@ -10,7 +10,7 @@ from typing import Any
 
 import attrs
 
-from npukit.backend import OpCost, Plan, Precision, Problem, Scheme, read_yaml
+from npukit.backend import OpCost, Plan, Precision, Problem, Scheme, Session, read_yaml
 from npukit.calibration.data import Batches
 from npukit.encoding import Encoding
 from npukit.errors import DataError, UsageError, did_you_mean
@@ -29,7 +29,9 @@ class Judge:
     ``precision`` has the types of tensors that nobody decided on, ``scheme`` makes grids of ranges and weights. ``plan(graph,
     given)`` is what the op constraints ask for; ``complete(graph, reference, given, precision)`` finishes the encodings as the
     pipeline would, calibrating the ranges that are missing in the float model ``reference``; ``problems(graph, encodings)`` lists
-    what the constraints say against them; ``cost(graph, encodings)`` is the backend's estimate per node.
+    what the constraints say against them; ``cost(graph, encodings)`` is the backend's estimate per node;
+    ``opened(graph, reference, given)`` is the package that the pipeline would make, opened on the backend: what it computes is what
+    the user gets. It raises ConstraintError where the pipeline would.
     """
 
     precision: Precision
@@ -38,6 +40,7 @@ class Judge:
     complete: Callable[[Graph, Graph, Mapping[str, Encoding], Precision], dict[str, Encoding]]
     problems: Callable[[Graph, Mapping[str, Encoding]], tuple[Problem, ...]]
     cost: Callable[[Graph, Mapping[str, Encoding]], tuple[OpCost, ...]]
+    opened: Callable[[Graph, Graph, Mapping[str, Encoding]], Session]
 
 
 @attrs.frozen(eq=False)
@@ -71,6 +74,10 @@ class Job:
         """The encodings of all tensors as they would be if this job were the last word; or with other decisions or types."""
         decided = self.given if given is None else given
         return self.judge.complete(self.graph, self.reference, decided, precision or self.judge.precision)
+
+    def opened(self, given: Mapping[str, Encoding]) -> Session:
+        """The package that ``given`` decisions end in, opened on the backend. Raises ConstraintError when it is not legal."""
+        return self.judge.opened(self.graph, self.reference, given)
 
     def decide(self, encodings: Mapping[str, Encoding], constants: Iterable[Tensor] = (), *notes: str) -> Job:
         """This job with more decisions, and with other values of some constants."""

@@ -8,8 +8,8 @@ from typing import Any
 
 import attrs
 
-from npukit.backend import Backend, Precision, Target
-from npukit.calibration import find_observer
+from npukit.backend import Backend, Precision, Session, Target
+from npukit.calibration import Range, find_observer
 from npukit.encoding import Encoding
 from npukit.events import Event, OnEvent, ignore
 from npukit.graph import Graph
@@ -20,8 +20,9 @@ from npukit.quantization.finish import finish
 from npukit.quantization.optimize import Job, Judge, Optimizer, choose
 from npukit.quantization.options import Options
 from npukit.quantization.plan import Task
-from npukit.quantization.request import freed, read_source, resolve
+from npukit.quantization.request import Source, freed, read_source, resolve
 from npukit.quantization.result import Quantized
+from npukit.quantization.session import open_session
 
 
 def quantize(
@@ -62,18 +63,23 @@ def quantize(
     calibration = Calibration(data, task.graph, options, observer, listen)
     reference = task.graph
     if optimizers:
-        task, reference = _optimized(task, optimizers, calibration, listen)
+        task, reference = _optimized(task, origin, optimizers, calibration, registry, listen)
     ranges = calibration.ranges(task, reference)
     task = attrs.evolve(task, notes=(*task.notes, *task.mask_notes(ranges)))
-    encodings = task.encodings(ranges)
-    changes: tuple[Change, ...] = ()
-    if options.legalize:
-        changes, encodings = task.legal(encodings)
+    changes, encodings = _complete(task, ranges)
     names = [optimizer.name for optimizer in optimizers]
     return finish(task, origin, encodings, changes=changes, history=history, optimizers=names)
 
 
-def _optimized(task: Task, optimizers: Sequence[Optimizer], calibration: Calibration, on_event: OnEvent) -> tuple[Task, Graph]:
+def _complete(task: Task, ranges: Mapping[str, Range]) -> tuple[tuple[Change, ...], dict[str, Encoding]]:
+    """The encodings of all tensors as they go into the package, and what legalization changed of them."""
+    encodings = task.encodings(ranges)
+    return task.legal(encodings) if task.options.legalize else ((), encodings)
+
+
+def _optimized(
+    task: Task, source: Source, optimizers: Sequence[Optimizer], calibration: Calibration, registry: Registry, on_event: OnEvent
+) -> tuple[Task, Graph]:
     """The task after all optimizers, and the float model that it stands for then."""
 
     def of(graph: Graph, given: Mapping[str, Encoding], notes: tuple[str, ...] = ()) -> Task:
@@ -91,6 +97,12 @@ def _optimized(task: Task, optimizers: Sequence[Optimizer], calibration: Calibra
         made = Task.of(graph, task.target, options, given)
         return made.encodings(calibration.ranges(made, reference))
 
+    def opened(graph: Graph, reference: Graph, given: Mapping[str, Encoding]) -> Session:
+        made = of(graph, given)
+        _, encodings = _complete(made, calibration.ranges(made, reference))
+        package = finish(made, source, encodings).package
+        return open_session(package, task.target, strict=task.options.strict, registry=registry)
+
     judge = Judge(
         precision=task.precision,
         scheme=task.scheme,
@@ -98,6 +110,7 @@ def _optimized(task: Task, optimizers: Sequence[Optimizer], calibration: Calibra
         complete=complete,
         problems=lambda graph, encodings: of(graph, encodings).problems(encodings),
         cost=task.target.estimate,
+        opened=opened,
     )
     samples = calibration.samples(task.graph)
     job = Job(task.graph, task.graph, task.given, judge, samples, task.options.seed, on_event, task.notes)

@@ -13,6 +13,8 @@ from npukit.graph import Graph, Node
 from npukit.quantization import Job
 from npukit.replay import frontier
 
+_FLOAT32 = Encoding("float32")
+
 
 @attrs.frozen
 class Candidate:
@@ -64,18 +66,33 @@ class Group:
 class Menu:
     """What may be chosen: for every group the candidates that the backend accepts, and the encodings of every candidate.
 
-    ``refused`` says why a candidate is missing, by group name and candidate.
+    ``candidates`` are the widest first, ``base`` is the widest one that may be everywhere. ``settled`` are the encodings that are
+    the same whatever is chosen: what was given, and tensors with one type in all candidates. ``refused`` says why a candidate is
+    missing, by group name and candidate.
     """
 
     groups: tuple[Group, ...]
     candidates: tuple[Candidate, ...]
+    base: Candidate
+    settled: Mapping[str, Encoding]
     encodings: Mapping[Candidate, Mapping[str, Encoding]]
     allowed: Mapping[str, tuple[Candidate, ...]]
     refused: Mapping[tuple[str, Candidate], Problem]
 
+    def everywhere(self, candidate: Candidate) -> dict[str, Candidate]:
+        """The choice of one candidate for all groups that may have it; the others keep the base."""
+        return {g.name: candidate if candidate in self.allowed[g.name] else self.base for g in self.groups}
+
+    def encodings_of(self, group: Group, candidate: Candidate) -> dict[str, Encoding]:
+        """The encodings of a group with a candidate. "float32" is one too: a tensor that nobody decided on would be quantized."""
+        return {n: self.encodings[candidate].get(n, _FLOAT32) for n in group.tensors}
+
     def mixed(self, choice: Mapping[str, Candidate]) -> dict[str, Encoding]:
-        """The encodings of all groups when each has the candidate of ``choice``."""
-        return {t: self.encodings[choice[g.name]][t] for g in self.groups for t in g.tensors if t in self.encodings[choice[g.name]]}
+        """All that is decided when every group has the candidate of ``choice``; what follows from it (biases) is not in it."""
+        found = dict(self.settled)
+        for group in self.groups:
+            found |= self.encodings_of(group, choice[group.name])
+        return found
 
 
 def precision_of(job: Job, candidate: Candidate) -> Precision:
@@ -83,15 +100,15 @@ def precision_of(job: Job, candidate: Candidate) -> Precision:
     return attrs.evolve(job.judge.precision, activations=candidate.activations, weights=candidate.weights)
 
 
-def find_groups(job: Job, encodings: Mapping[str, Encoding]) -> tuple[Group, ...]:
-    """The groups of all tensors that a node touches and nobody decided on, in graph order.
+def find_groups(job: Job, names: Iterable[str]) -> tuple[Group, ...]:
+    """The groups of all tensors of ``names`` that a node touches and nobody decided on, in graph order.
 
     Bound together are: tensors on one grid by a rule; the weights of an op and the activations it multiplies them with. Biases
     follow from both and belong to no group.
     """
     plan = job.judge.plan(job.graph, job.given)
     touched = {n for node in job.graph.nodes for n in (*node.inputs, *node.outputs)}
-    free = [n for n in encodings if n in touched and n not in plan.derived and n not in job.given]
+    free = [n for n in names if n in touched and n not in plan.derived and n not in job.given]
     parent = {name: name for name in free}
 
     def find(name: str) -> str:
@@ -126,50 +143,74 @@ def _order(graph: Graph) -> dict[str, int]:
 
 
 def make_menu(job: Job, candidates: Iterable[Candidate]) -> Menu:
-    """The groups, and which candidates the op constraints accept for each, all others having the first candidate.
+    """The groups, and which candidates the op constraints accept for each, all others having the base.
 
-    Raises ConstraintError that names groups and rules when no group can take a second candidate.
+    Raises ConstraintError that says what the backend accepts when no group has a choice.
     """
-    wanted = tuple(dict.fromkeys(candidates))
+    wanted = tuple(sorted(dict.fromkeys(candidates), key=lambda c: -c.bits))
     if len(wanted) < 2:
         raise UsageError("mixed precision needs at least two different candidates", hint="candidates: [[[16, int], [8, int]], ...]")
     encodings = {c: job.encodings(precision=precision_of(job, c)) for c in wanted}
-    base = encodings[wanted[0]]
-    groups = tuple(g for g in find_groups(job, base) if any(_differs(g, base, encodings[c]) for c in wanted[1:]))
+    every = find_groups(job, {n for found in encodings.values() for n in found})
+    whole = _accepted(job, encodings)
+    # A base of floats may leave no choice, where integer and float tensors do not go together at a node.
+    menus = [_menu_from(job, base, every, encodings) for base in whole or wanted]
+    best = max(menus, key=lambda menu: sum(map(len, menu.allowed.values())) - len(menu.groups))
+    if all(len(found) < 2 for found in best.allowed.values()):
+        raise _no_choice(wanted, whole, best.refused)
+    return best
+
+
+def _menu_from(job: Job, base: Candidate, every: Iterable[Group], encodings: Mapping[Candidate, Mapping[str, Encoding]]) -> Menu:
+    """The menu when all other groups have ``base``."""
+    groups = tuple(g for g in every if any(_differs(g, encodings[base], e) for e in encodings.values()))
     allowed: dict[str, tuple[Candidate, ...]] = {}
     refused: dict[tuple[str, Candidate], Problem] = {}
     for group in groups:
-        found = [wanted[0]]
-        for candidate in wanted[1:]:
-            if not _differs(group, base, encodings[candidate]):
-                continue
-            problem = _problem(job, group, base, encodings[candidate])
-            if problem is None:
-                found.append(candidate)
-            else:
-                refused[group.name, candidate] = problem
-        allowed[group.name] = tuple(found)
-    if all(len(found) < 2 for found in allowed.values()):
-        first = next(iter(refused.items()), None)
-        detail = f": group '{first[0][0]}' cannot be {first[0][1]}, {first[1]}" if first else ""
-        problems = tuple(refused.values())
-        raise ConstraintError(f"no group can take another candidate than {wanted[0]}{detail}", problems=problems)
-    return Menu(groups, wanted, encodings, allowed, refused)
+        others = [c for c, e in encodings.items() if _differs(group, encodings[base], e)]
+        found = {c: _problem(job, group, encodings[base], encodings[c]) for c in others}
+        refused |= {(group.name, c): problem for c, problem in found.items() if problem is not None}
+        allowed[group.name] = tuple(c for c in encodings if c == base or (c in found and found[c] is None))
+    kept = {n: encodings[base].get(n, _FLOAT32) for g in every if g not in groups for n in g.tensors}
+    return Menu(groups, tuple(encodings), base, {**job.given, **kept}, encodings, allowed, refused)
+
+
+def _accepted(job: Job, encodings: Mapping[Candidate, Mapping[str, Encoding]]) -> list[Candidate]:
+    """The candidates that every node may have, but for what is wrong with all of them."""
+    found = {c: _errors(job, job.graph, e) for c, e in encodings.items()}
+    common = set.intersection(*(set(errors) for errors in found.values()))
+    return [c for c, errors in found.items() if set(errors) <= common]
+
+
+def _no_choice(
+    wanted: Iterable[Candidate], whole: Iterable[Candidate], refused: Mapping[tuple[str, Candidate], Problem]
+) -> ConstraintError:
+    names, accepted = " and ".join(map(str, wanted)), ", ".join(map(str, whole)) or "none"
+    problem = next(iter(refused.values()), None)
+    detail = f": {problem}" if problem else ": no tensor changes its type"
+    hint = "quantize without amp, or give candidates of which the backend accepts two"
+    text = f"there is no precision to mix: of {names} the backend accepts {accepted}{detail}"
+    return ConstraintError(text, problems=tuple(refused.values()), hint=hint)
 
 
 def _differs(group: Group, a: Mapping[str, Encoding], b: Mapping[str, Encoding]) -> bool:
-    return any((a[n].dtype if n in a else "") != (b[n].dtype if n in b else "") for n in group.tensors)
+    return any(a.get(n, _FLOAT32).dtype != b.get(n, _FLOAT32).dtype for n in group.tensors)
 
 
 def _problem(job: Job, group: Group, base: Mapping[str, Encoding], changed: Mapping[str, Encoding]) -> Problem | None:
-    """The first error that this group's change makes at the nodes around it."""
+    """The first error that this group's change makes at the nodes around it; biases change with their input and weight."""
     around = neighbourhood(job.graph, group)
-    biases = job.judge.plan(around, base).derived  # they follow later: what they lack is wrong before and after
-    before = {n: e for n, e in base.items() if n in around.tensors and n not in biases}
-    after = before | {n: changed[n] for n in group.tensors if n in changed}
-    known = {(p.node, p.rule, p.tensor) for p in job.judge.problems(around, before)}
-    problems = job.judge.problems(around, after)
-    return next((p for p in problems if p.severity == "error" and (p.node, p.rule, p.tensor) not in known), None)
+    derived = {**job.judge.plan(around, base).derived, **job.judge.plan(around, changed).derived}  # a float op has none
+    moved = {*group.tensors, *(bias for bias, sources in derived.items() if not set(sources).isdisjoint(group.tensors))}
+    before = {n: e for n, e in base.items() if n in around.tensors}
+    after = {n: e for n, e in before.items() if n not in moved} | {n: changed[n] for n in moved if n in changed}
+    known = _errors(job, around, before)
+    return next((problem for key, problem in _errors(job, around, after).items() if key not in known), None)
+
+
+def _errors(job: Job, graph: Graph, encodings: Mapping[str, Encoding]) -> dict[tuple[str, str, str], Problem]:
+    """The errors of some encodings, by node, rule and tensor."""
+    return {(p.node, p.rule, p.tensor): p for p in job.judge.problems(graph, encodings) if p.severity == "error"}
 
 
 def neighbourhood(graph: Graph, group: Group) -> Graph:

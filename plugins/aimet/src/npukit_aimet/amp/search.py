@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import attrs
 
-from npukit.encoding import Encoding
 from npukit.errors import UsageError
 from npukit.events import Event, OnEvent
 from npukit.replay import side_by_side
-from npukit_aimet.amp.groups import Candidate, Group, Menu
+from npukit_aimet.amp.groups import Candidate, Group
 
 SEARCHES = ("binary", "interpolation", "brute-force")
 
@@ -29,7 +29,7 @@ class Sensitivity:
 
 @attrs.frozen
 class Point:
-    """One network of the walk: after ``lowered`` steps, with its cost (relative to the first candidate everywhere) and score."""
+    """One network of the walk: after ``lowered`` steps, with its cost (relative to the dearest candidate everywhere) and score."""
 
     lowered: int
     cost: float
@@ -73,20 +73,23 @@ class Memory:
 
 
 def measure(
-    menu: Menu, score: Callable[[Mapping[str, Encoding]], float], memory: Memory, on_event: OnEvent, *, workers: int = 0
+    tasks: Sequence[tuple[Group, Candidate]],
+    score: Callable[[Group, Candidate], float],
+    memory: Memory,
+    on_event: OnEvent,
+    *,
+    workers: int = 0,
 ) -> dict[tuple[str, Candidate], float]:
-    """Phase 1: the score of every group with every candidate it may have but the first.
+    """Phase 1: the scores of groups with candidates, by name of the group and candidate.
 
-    ``score`` gets the encodings of one group; ``workers`` of them run at a time (those of
-    ``side_by_side``). What ``memory`` knows is not measured again.
+    ``workers`` calls of ``score`` run at a time (those of ``side_by_side``). What ``memory`` knows is not measured again.
     """
-    tasks = [(g, c) for g in menu.groups for c in menu.allowed[g.name] if c != menu.candidates[0]]
     found: dict[tuple[str, Candidate], float] = {}
 
     def run(task: tuple[Group, Candidate]) -> float:
         group, candidate = task
         known = memory.get(f"{group.name} {candidate}")
-        return score(_of(menu, group, candidate)) if known is None else known
+        return score(group, candidate) if known is None else known
 
     with side_by_side(run, tasks, workers) as scores:
         for index, ((group, candidate), value) in enumerate(zip(tasks, scores, strict=True)):
@@ -96,17 +99,13 @@ def measure(
     return found
 
 
-def _of(menu: Menu, group: Group, candidate: Candidate) -> dict[str, Encoding]:
-    encodings = menu.encodings[candidate]
-    return {n: encodings[n] for n in group.tensors if n in encodings}
-
-
 def walk_down(
     steps: Sequence[Sensitivity], score: Callable[[int], Point], target: float | None, search: str
 ) -> tuple[int, list[Point]]:
-    """Phase 2: how many steps may be taken until the score falls below ``target``, and the points that were looked at.
+    """Phase 2: how many steps may be taken until the score falls below ``target``, and the legal points that were looked at.
 
-    Without a target every point is looked at, the complete curve, and all steps are taken. "binary" and "interpolation" assume
+    No steps at all must reach the target. Without one every point is looked at, the complete curve, and as many steps are taken as
+    are legal (a score that is not minus infinity). "binary" and "interpolation" assume
     that scores fall along the walk; "brute-force" takes the last point before the first one below the target.
     """
     if search not in SEARCHES:
@@ -121,7 +120,7 @@ def walk_down(
     if target is None:
         for count in range(len(steps) + 1):
             at(count)
-        return len(steps), [seen[c] for c in sorted(seen)]
+        return max(p.lowered for p in _legal(seen)), _legal(seen)
     if search == "brute-force":
         best = 0
         while best < len(steps) and at(best + 1) >= target:
@@ -129,11 +128,15 @@ def walk_down(
     else:
         best = _bisect(len(steps), at, target, search)
     at(best)
-    return best, [seen[c] for c in sorted(seen)]
+    return best, _legal(seen)
+
+
+def _legal(seen: Mapping[int, Point]) -> list[Point]:
+    return [seen[count] for count in sorted(seen) if seen[count].score > -math.inf]
 
 
 def _bisect(count: int, at: Callable[[int], float], target: float, search: str) -> int:
-    """The last of 0..count whose score reaches the target; 0 always counts as good. The end, often good enough, comes first."""
+    """The last of 0..count whose score reaches the target; 0 does. The end, often good enough, comes first."""
     if not count or at(count) >= target:
         return count
     good, bad = 0, count
