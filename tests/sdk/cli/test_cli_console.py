@@ -85,7 +85,7 @@ def test_a_closed_pipe_changes_nothing(closed: str) -> None:
     other = "stderr" if closed == "stdout" else "stdout"
     code = (
         "import sys; from npukit.cli.console import MainConsole; from npukit.events import Event; c = MainConsole(); "
-        "c.on_event(Event('calibrate', 1, 1)); c.note('n'); c.emit('result', {}); c.close(); sys.exit(1)"
+        "c.on_event(Event('calibrate', 1, 1)); c.note('n'); c.emit('result', {}); sys.exit(c.close(1))"
     )
     streams = {closed: writer, other: subprocess.PIPE}
     done = subprocess.run([sys.executable, "-c", code], **streams, text=True, timeout=60)  # type: ignore[call-overload]
@@ -93,6 +93,27 @@ def test_a_closed_pipe_changes_nothing(closed: str) -> None:
     assert done.returncode == 1
     assert "BrokenPipe" not in (getattr(done, other) or "")
     assert getattr(done, other)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full here")
+@pytest.mark.parametrize("argv", [["explain"], ["explain", "--json"], ["--help"], ["--version"]])
+def test_a_full_disk_behind_stdout(argv: list[str]) -> None:
+    """A result that cannot be written is one line and exit code 2, whoever prints it."""
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-m", "npukit", *argv], stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (2, "error: cannot write to stdout: No space left on device\n")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full here")
+def test_a_full_disk_behind_stderr() -> None:
+    """What cannot be said costs neither the result nor the exit code."""
+    code = (
+        "import sys; from npukit.cli.console import MainConsole; c = MainConsole(); "
+        "c.note('n'); c.emit('y', {}); sys.exit(c.close(1))"
+    )
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-c", code], stderr=full, stdout=subprocess.PIPE, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (1, "y\n")
 
 
 def test_progress_off_a_terminal_is_one_line_per_stage() -> None:

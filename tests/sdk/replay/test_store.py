@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from npukit.encoding import Array
+from npukit.errors import UsageError
 from npukit.replay import Store
 
 
@@ -102,3 +104,14 @@ def test_store_spills_and_reads_back() -> None:
         next(reader)
         store.append("a", arrays[5])
         assert [a.shape for a in store.read("a")] == [a.shape for a in arrays]
+
+
+def test_a_full_disk_names_the_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system names no file when a write fails; the message says where the temporary files are, and how to move them."""
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(UsageError, match=r"cannot write temporary files in .*: No space left.*TMPDIR"), Store(budget=0) as store:
+        store.append("x", noise(2))

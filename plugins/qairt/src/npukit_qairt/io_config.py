@@ -13,7 +13,7 @@ import yaml
 from npukit.backend import read_yaml
 from npukit.commands import check_writable
 from npukit.errors import UsageError, did_you_mean
-from npukit.graph import Graph
+from npukit.graph import Graph, write_atomic
 from npukit_qairt.color import check_colors
 from npukit_qairt.flags.converter import DTYPES, LAYOUTS
 from npukit_qairt.ports import Port, layout_of
@@ -90,7 +90,7 @@ def write_template(path: str, graph: Graph) -> None:
         _SECTIONS[1]: [entry(name) for name in graph.inputs],
         _SECTIONS[2]: [entry(name) for name in graph.outputs],
     }
-    check_writable(path).write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
+    write_atomic(check_writable(path), [yaml.safe_dump(document, sort_keys=False).encode()])
 
 
 def _from_file(path: Path, graph: Graph) -> dict[str, Port]:

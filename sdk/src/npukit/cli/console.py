@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from npukit.cli.progress import Progress
 from npukit.cli.streams import write
+from npukit.errors import UsageError
 
 if TYPE_CHECKING:
     from npukit.events import Event
@@ -58,11 +59,19 @@ class MainConsole(Console):
         if self.json:
             write(sys.stdout, _dump({"error": {"code": code, "message": message, "hint": hint}}) + "\n")
 
-    def close(self) -> None:
-        """Finish the progress line and flush; a pipe that is closed by now is silenced for good."""
+    def close(self, code: int) -> int:
+        """Finish the progress line, flush, and return ``code``, or that of the error when stdout cannot be written.
+
+        A pipe that is closed by now is silenced for good.
+        """
         self._progress.clear()
-        for stream in (sys.stdout, sys.stderr):
-            write(stream, "")
+        try:
+            write(sys.stdout, "")
+        except UsageError as error:
+            self.fail(error.message, code=error.code)
+            code = error.exit_code
+        write(sys.stderr, "")
+        return code
 
 
 def _one_line(text: str) -> str:

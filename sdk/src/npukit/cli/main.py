@@ -46,8 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = _ENVIRONMENT
     except Exception as error:
         code = _report_bug(console, error)
-    console.close()
-    return code
+    return console.close(code)
 
 
 def _left_with(console: MainConsole, done: SystemExit) -> int:

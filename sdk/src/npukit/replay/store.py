@@ -14,6 +14,7 @@ import attrs
 import numpy as np
 
 from npukit.encoding import Array
+from npukit.errors import UsageError
 
 BUDGET = 256 << 20
 """Bytes of activations kept in memory."""
@@ -111,8 +112,12 @@ class _File:
         place = _Spilled(self, self._size, array.dtype, array.shape)
         data = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
         done = 0
-        while done < len(data):  # the system may take less than all at once
-            done += os.pwrite(self.number, data[done:], self._size + done)
+        try:
+            while done < len(data):  # the system may take less than all at once
+                done += os.pwrite(self.number, data[done:], self._size + done)
+        except OSError as error:
+            where = f"temporary files in {tempfile.gettempdir()}"
+            raise UsageError(f"cannot write {where}: {error.strerror}", hint="TMPDIR names another folder") from None
         self._size += done
         return place
 
