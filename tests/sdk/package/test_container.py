@@ -473,3 +473,11 @@ def test_a_package_of_this_version_has_a_contract(saved: Path) -> None:
     rewrite(saved, lambda members: members.__delitem__("contract.json"))
     with pytest.raises(PackageError, match=r"contract\.json is missing"):
         read_package(saved)
+
+
+def test_a_model_is_no_damaged_package(tmp_path: Path) -> None:
+    """A file of another kind is called what it is not, with what to do."""
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"\x08\x08" * 100)
+    with pytest.raises(PackageError, match=r"it is not a package \(npukit quantize"):
+        read_package(path)

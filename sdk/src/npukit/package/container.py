@@ -61,13 +61,15 @@ class Package:
 def is_package(path: str | os.PathLike[str]) -> bool:
     """Whether a path names a .dlc file, by its ending or its first bytes."""
     target = Path(path)
-    if target.suffix == ".dlc":
-        return True
     try:
-        with open(target, "rb") as file:
-            return file.read(4) == b"PK\x03\x04"
+        return target.suffix == ".dlc" or _begins_as_archive(target)
     except OSError:
         return False
+
+
+def _begins_as_archive(target: Path) -> bool:
+    with open(target, "rb") as file:
+        return file.read(4) == b"PK\x03\x04"
 
 
 def write_package(package: Package, path: str | os.PathLike[str], *, keep_float: bool | Collection[str] = False) -> None:
@@ -142,6 +144,8 @@ def _code(error: NpukitError) -> str:
 
 
 def _read(target: Path) -> Package:
+    if target.suffix != ".dlc" and not _begins_as_archive(target):
+        raise PackageError("it is not a package", hint="npukit quantize makes a package (.dlc) of a model")
     with zipfile.ZipFile(target) as archive:
         members = _check_members(archive, target.stat().st_size)
         manifest, origins = manifest_from_json(parse_json(MANIFEST, archive.read(MANIFEST)))
