@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from npukit.cli.files import INDEX, check_result_folder, check_writable, result_folder, safe_name, write_text
+from npukit.cli.files import INDEX, check_package, check_result_folder, check_writable, result_folder, safe_name, write_text
 from npukit.errors import UsageError
 
 
@@ -89,3 +90,47 @@ def test_targets_that_cannot_be_written(tmp_path: Path, target: str) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match="cannot write"):
         check_writable(tmp_path / target)
+
+
+def test_more_targets_that_cannot_be_written(tmp_path: Path) -> None:
+    """A device, a name that leaves no room for the temporary one, and stdout are found before any work; nothing stays behind."""
+    for check in (check_writable, check_result_folder):
+        with pytest.raises(UsageError, match="cannot write the result to stdout"):
+            check("-")
+        with pytest.raises(UsageError, match="File name too long"):
+            check(tmp_path / ("a" * 250))
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UsageError, match="not a regular file"):
+        check_writable(tmp_path / "pipe")
+    assert names(tmp_path) == ["pipe"]
+
+
+@pytest.mark.parametrize("name", ["int8.onnx", "int8.pt2"])
+def test_a_package_is_not_called_like_a_model(name: str, tmp_path: Path) -> None:
+    """A package under the name of a model would be read as that."""
+    with pytest.raises(UsageError, match=r"a package \(\.dlc\).*int8\.dlc"):
+        check_package(tmp_path / name)
+    assert check_package(tmp_path / "int8") == tmp_path / "int8"
+
+
+def test_a_full_disk_names_the_result(tmp_path: Path) -> None:
+    """The system says nothing of the file when a write fails; the message does, and nothing stays behind."""
+    with pytest.raises(UsageError, match=r"cannot write .*out: No space left"), result_folder(tmp_path / "out"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    other = OSError(errno.ENOENT, "No such file", "elsewhere.npy")
+    with pytest.raises(OSError, match="elsewhere"), result_folder(tmp_path / "out"):
+        raise other
+    assert names(tmp_path) == []
+
+
+def test_what_killed_runs_left_is_swept(tmp_path: Path) -> None:
+    """npukit's own temporary files and folders go once they are old; young ones and those of others stay."""
+    old, young, other = ".a.dlc.0123abcd.npukit", ".b.dlc.0123abcd.npukit", ".a.dlc.0123abcd"
+    for name in (old, young, other):
+        (tmp_path / name).touch()
+    folder = tmp_path / ".results.89abcdef.npukit"
+    (folder / "Result_0").mkdir(parents=True)
+    for path in (tmp_path / old, tmp_path / other, folder):
+        os.utime(path, (0, 0))
+    write_text(tmp_path / "out.json", "{}")
+    assert names(tmp_path) == [other, young, "out.json"]

@@ -11,7 +11,7 @@ import argparse
 
 from npukit.cli.check import problems_text
 from npukit.cli.console import Console
-from npukit.cli.files import check_writable, write_text
+from npukit.cli.files import check_package, check_writable, write_text
 from npukit.cli.options import (
     add_backend,
     add_model_inputs,
@@ -41,7 +41,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     from npukit.encoding.formats import write_encodings
     from npukit.quantization import legalize
 
-    output = check_writable(args.output) if args.output else None
+    output = check_package(args.output) if args.output else None
     overrides = check_writable(args.write_overrides) if args.write_overrides else None
     options, registry = options_from(args), registry_from(args)
     source = source_from(args, registry)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from npukit.cli.check import problems_text
 from npukit.cli.console import Console
-from npukit.cli.files import check_writable
+from npukit.cli.files import check_package
 from npukit.cli.options import (
     add_backend,
     add_calibration,
@@ -75,7 +75,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     from npukit.calibration import find_observer
     from npukit.quantization import quantize
 
-    output = check_writable(args.output)
+    output = check_package(args.output)
     for flag in ("config", "engine"):
         if getattr(args, flag) and not args.optimize:
             raise UsageError(f"--{flag} has no effect without --optimize")

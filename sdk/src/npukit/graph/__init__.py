@@ -1,7 +1,7 @@
 """The model as npukit sees it: Tensor, Node, Graph, and how they come from and go to ONNX."""
 
 from npukit.graph.evaluate import attribute, evaluate_node
-from npukit.graph.files import open_atomic, source_hash, write_atomic
+from npukit.graph.files import open_atomic, part_of, source_hash, write_atomic
 from npukit.graph.indices import host_nodes
 from npukit.graph.infer import CANONICAL_OPSET, check_graph, infer_shapes, make_graph
 from npukit.graph.macs import count_macs, mac_operands, sample_shape
@@ -46,6 +46,7 @@ __all__ = [
     "mask_operands",
     "numpy_type",
     "open_atomic",
+    "part_of",
     "reads",
     "remove_dead_nodes",
     "reshape_gather_nd",
