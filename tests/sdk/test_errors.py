@@ -6,7 +6,7 @@ import pytest
 
 import npukit.errors
 from npukit.backend import Problem
-from npukit.errors import ConstraintError, ModelError, NpukitError, PackageError, UsageError, did_you_mean
+from npukit.errors import ConstraintError, ModelError, NpukitError, PackageError, UsageError, counted, did_you_mean
 
 ERRORS = [kind for kind in vars(npukit.errors).values() if isinstance(kind, type) and issubclass(kind, NpukitError)]
 
@@ -41,3 +41,8 @@ def test_did_you_mean() -> None:
     assert did_you_mean("zzz", ["b", "a"]) == "known: a, b"
     assert did_you_mean("zzz", []) == "none are known"
     assert did_you_mean("zzz", [f"n{i}" for i in range(50)]).count(",") == 12
+
+
+def test_counted() -> None:
+    """One is singular, nothing else is."""
+    assert [counted(n, "encoding") for n in (0, 1, 2)] == ["0 encodings", "1 encoding", "2 encodings"]

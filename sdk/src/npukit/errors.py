@@ -96,6 +96,11 @@ def one_line(error: BaseException) -> str:
     return text if len(text) <= 300 else text[:297] + "..."
 
 
+def counted(count: int, noun: str) -> str:
+    """A count and its noun: "1 encoding", "2 encodings"."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return ``"did you mean 'x'?"`` for the closest known name, else the sorted list of known names (at most 12)."""
     names = sorted(known)

@@ -86,7 +86,7 @@ def test_overrides_win(tmp_path: Path) -> None:
     assert all(q.encodings[n].same_grid(wide) for n in "crpf")
     assert q.report.origins["override"] == 1
     assert q.report.origins["propagated"] == 3
-    assert "1 encodings read" in q.report.notes[0]
+    assert "1 encoding read" in q.report.notes[0]
     text = (tmp_path / "o.json").read_text().replace('"r"', '"rr"')
     (tmp_path / "o.json").write_text(text)
     with pytest.raises(EncodingError, match=r"'rr'"):

@@ -26,6 +26,7 @@ from npukit.cli.options import (
     source_from,
     target_from,
 )
+from npukit.errors import counted
 
 SUMMARY = "which layers lose the accuracy, and what helps?"
 
@@ -68,6 +69,6 @@ def run(args: argparse.Namespace, console: Console) -> int:
         lines.append(f"{page}: written")
     if target is not None:
         write_text(target, write_encodings(found.overrides, found.graph))
-        lines.append(f"{target}: {len(found.overrides)} encodings")
+        lines.append(f"{target}: {counted(len(found.overrides), 'encoding')}")
     console.emit("\n\n".join(lines), analysis_data(found, args.worst))
     return 0

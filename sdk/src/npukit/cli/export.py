@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from npukit.cli.console import Console
 from npukit.cli.files import check_writable, write_text
 from npukit.cli.options import existing, registry_from, settings_from
-from npukit.errors import UsageError, did_you_mean
+from npukit.errors import UsageError, counted, did_you_mean
 
 if TYPE_CHECKING:
     from npukit.package import Package
@@ -67,7 +67,7 @@ def _encodings(package: Package, target: Path, version: str) -> tuple[str, dict[
     from npukit.encoding.formats import write_encodings
 
     write_text(target, write_encodings(package.encodings, package.graph, version))
-    return f"version {version}, {len(package.encodings)} encodings", {"encodings": len(package.encodings)}
+    return f"version {version}, {counted(len(package.encodings), 'encoding')}", {"encodings": len(package.encodings)}
 
 
 def _by_backend(args: argparse.Namespace, package: Package, path: Path, registry: Registry) -> tuple[str, dict[str, Any]]:

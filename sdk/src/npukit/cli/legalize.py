@@ -23,6 +23,7 @@ from npukit.cli.options import (
     target_from,
 )
 from npukit.cli.quantize import changes_text, command_line
+from npukit.errors import counted
 
 SUMMARY = "which encodings must change for a backend?"
 
@@ -61,10 +62,10 @@ def run(args: argparse.Namespace, console: Console) -> int:
         lines.append(f"{output}: not written, the model is still refused")
     if overrides is not None:
         write_text(overrides, write_encodings(found.overrides, found.graph))
-        lines.append(f"{overrides}: {len(found.overrides)} encodings")
+        lines.append(f"{overrides}: {counted(len(found.overrides), 'encoding')}")
     verdict = "accepted" if found.legal else "still refused"
     count = sum(not change.follows for change in found.changes)
-    lines.append(f"{args.model}: {verdict} by {label} with {count} encodings changed")
+    lines.append(f"{args.model}: {verdict} by {label} with {counted(count, 'encoding')} changed")
     data = {
         "model": args.model,
         "backend": found.backend,

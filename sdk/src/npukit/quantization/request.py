@@ -12,7 +12,7 @@ import attrs
 from npukit.backend import Backend, Edge, Target
 from npukit.encoding import Encoding
 from npukit.encoding.formats import extract_qdq, read_encodings
-from npukit.errors import DataError, EncodingError, PluginError, UsageError
+from npukit.errors import DataError, EncodingError, PluginError, UsageError, counted
 from npukit.graph import Graph, load, source_hash
 from npukit.package import Manifest, Package, is_package, read_package
 from npukit.plugins import DEFAULT_BACKEND, KNOWN, READERS, Registry
@@ -181,9 +181,9 @@ def _overridden(source: Source, request: Request) -> Source:
         name = os.fspath(overrides)
         message = error.message if name in error.message else f"{name}: {error.message}"
         raise EncodingError(message, hint=error.hint, code=error.code) from None
-    notes = [f"{len(read.encodings)} encodings read from {os.fspath(overrides)}"]
+    notes = [f"{counted(len(read.encodings), 'encoding')} read from {os.fspath(overrides)}"]
     if read.ignored:
-        notes.append(f"{len(read.ignored)} encodings ignored, no such tensor: {', '.join(sorted(read.ignored)[:5])}")
+        notes.append(f"{counted(len(read.ignored), 'encoding')} ignored, no such tensor: {', '.join(sorted(read.ignored)[:5])}")
     return attrs.evolve(source, overrides=read.encodings, notes=(*source.notes, *notes))
 
 
