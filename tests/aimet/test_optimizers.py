@@ -108,6 +108,32 @@ def test_optimizers_gain_at_every_width(weights: str, tmp_path: Path) -> None:
         assert all(found[f"w{i}"].same_grid(model.encodings[f"w{i}"]) for i in range(1, 6))
 
 
+@pytest.mark.parametrize("weights", ["int2", "int3", "int4"])
+def test_scales_and_rounding_together_are_no_worse_than_the_better_of_both(weights: str) -> None:
+    """On other data; every scale is either the calibrated one or that of seq-mse."""
+    for count in (32, 64):
+        options = nk.Options(weights=weights)
+        made = {
+            optimize: nk.quantize(network(), backend="cpu", data=samples(count), options=options, optimize=optimize)
+            for optimize in ("", "seq-mse", "adaround", "seq-mse,adaround")
+        }
+        values = {optimize: sqnr(model, network()) for optimize, model in made.items()}
+        assert values["seq-mse,adaround"] >= max(values["seq-mse"], values["adaround"])
+        for name in (f"w{i}" for i in range(1, 6)):
+            either = [made[key].encodings[name].steps for key in ("", "seq-mse")]
+            assert np.any(made["seq-mse,adaround"].encodings[name].steps == either, axis=0).all()
+
+
+@pytest.mark.parametrize("count", [12, 24])
+def test_scales_that_make_a_worse_network_are_taken_back(count: int) -> None:
+    """Every layer does better with them, the network does not: the result is that of adaround by itself."""
+    settings: dict[str, Any] = {"backend": "cpu", "data": samples(count), "options": W4}
+    alone = nk.quantize(network(), **settings, optimize="adaround")
+    both = nk.quantize(network(), **settings, optimize="seq-mse,adaround")
+    assert any("goes back to the weight scales of before" in note for note in both.report.notes)
+    assert all(np.array_equal(np.asarray(both.graph.constant(f"w{i}")), np.asarray(alone.graph.constant(f"w{i}"))) for i in (1, 3))
+
+
 @attrs.frozen(eq=False)
 class OtherScales(Optimizer):
     """Multiplies the scales of ``w3`` by factors, one for each channel."""
@@ -136,7 +162,7 @@ def test_adaround_goes_back_to_scales_that_were_better(per_channel: bool) -> Non
 
 @pytest.mark.parametrize("optimize", ["seq-mse", "adaround"])
 def test_layers_that_nothing_improves_are_left_alone(optimize: str) -> None:
-    """Weights that are on their grid already stay, and a note counts the layers; a network that gains has no such note."""
+    """Weights that are on their grid already stay, and a note counts the layers; a network that gains is not left alone."""
     graph = network()
     weights = {name: np.asarray(graph.constant(name)) for name in ("w1", "w2", "w3", "w4", "w5")}
     exact = {n: np.random.default_rng(3).integers(-7, 8, w.shape).astype(np.float32) / 16 for n, w in weights.items()}
@@ -148,7 +174,7 @@ def test_layers_that_nothing_improves_are_left_alone(optimize: str) -> None:
     assert f"{optimize} leaves 5 of 5 layers alone: nothing did better on samples held out" in model.report.notes
     assert all(np.array_equal(np.asarray(model.graph.constant(name)), exact[name]) for name in exact)
     gained = nk.quantize(network(), backend="cpu", data=samples(64), options=W4, optimize=optimize)
-    assert not any("alone" in line for line in gained.report.notes)
+    assert not any("5 of 5 layers alone" in line for line in gained.report.notes)
 
 
 def test_adaround_keeps_scales_and_lands_on_the_grid() -> None:
@@ -226,6 +252,19 @@ def test_equalization_keeps_the_function_and_undoes_a_rescale() -> None:
             np.testing.assert_allclose(before.run(feeds)["y"], after.run(feeds)["y"], rtol=1e-3, atol=1e-4)
     assert sqnr(healed, graph) > sqnr(spoiled, graph) + 10
     assert any("equalized 1 pair of layers" in note for note in healed.report.notes)
+
+
+@pytest.mark.parametrize("weights", ["int2", "int4"])
+def test_equalization_that_hurts_is_left_out(weights: str) -> None:
+    """Where columns of a per-channel weight are spread apart by equal ranges, they stay, and a note says so."""
+    graph = network()
+    constants = {n: np.asarray(t.data) for n, t in graph.tensors.items() if t.data is not None}
+    constants["w2"] = constants["w2"] * np.float32(2.0) ** np.arange(-4, 4, dtype=np.float32)[:, None, None, None]
+    spread = make_graph(graph.nodes, inputs={"x": ("float32", ("N", 3, 8, 8))}, outputs=["y"], constants=constants)
+    settings: dict[str, Any] = {"backend": "cpu", "data": samples(32), "options": nk.Options(weights=weights)}
+    plain, found = nk.quantize(spread, **settings), nk.quantize(spread, **settings, optimize="cle")
+    assert any("cle leaves 1 pair of layers alone" in note for note in found.report.notes)
+    assert all(np.array_equal(np.asarray(found.graph.constant(n)), np.asarray(plain.graph.constant(n))) for n in ("w2", "w3"))
 
 
 def test_equalization_stops_at_clip_and_branches() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from npukit_aimet.config import section
 from npukit_aimet.decided import codes_of
 from npukit_aimet.moments import Moments, Problem
 from npukit_aimet.rounding import FEW, Grid, descend, enumerate_all, feed_back, relax
-from npukit_aimet.walk import UnsolvableError, Visit, layers_of, left_alone, rewrite, walk
+from npukit_aimet.walk import UnsolvableError, Visit, layers_of, left_alone, network_sqnr, rewrite, walk
 
 _DAMPINGS = (0.01, 0.1)  # GPTQ's default share of the mean diagonal, and a careful one for rows with more weights than data
 
@@ -62,9 +63,19 @@ class AdaRound(Optimizer):
         return attrs.evolve(self, **{name: value for name, value in changes.items() if value is not None})
 
     def run(self, job: Job) -> Job:
+        data = job.samples if self.samples is None else open_data(self.samples, job.graph)
+        sampled = attrs.evolve(job, samples=data)
+        best = self._rounded(sampled)
+        if job.replaced:
+            # Layers that do better one by one need not make a better network: look at what comes of the scales of before.
+            note = "adaround goes back to the weight scales of before: with them the network's output is nearer to the float one"
+            before = self._rounded(attrs.evolve(sampled.decide(job.replaced, (), note), replaced={}))
+            best = max(best, before, key=partial(network_sqnr, limit=self.batches))
+        return attrs.evolve(best, samples=job.samples, replaced={})
+
+    def _rounded(self, job: Job) -> Job:
         encodings = job.encodings()
         layers, skipped = layers_of(job.graph, encodings)
-        data = job.samples if self.samples is None else open_data(self.samples, job.graph)
         found: dict[str, Encoding] = {}
         alone: list[str] = []
 
@@ -79,7 +90,7 @@ class AdaRound(Optimizer):
                 alone.append(name)
             return values | (visit.refitted_bias(rounded) if self.refit else {})
 
-        trip = walk(attrs.evolve(job, samples=data), encodings, layers, solve, stage="adaround", limit=self.batches)
+        trip = walk(job, encodings, layers, solve, stage="adaround", limit=self.batches)
         decided = {name: grid.with_origin("optimizer:adaround") for name, grid in found.items()}
         done = rewrite(job, decided, trip.changed, [*skipped, *trip.left.values()], "adaround")
         return attrs.evolve(done, notes=(*done.notes, *left_alone(self.name, len(alone), len(layers))))
@@ -100,23 +111,28 @@ class AdaRound(Optimizer):
         return np.where(better[:, :, None], others, rounded), attrs.evolve(encoding, scale=steps)
 
     def _best(self, visit: Visit, scheme: Scheme) -> tuple[Array, Array]:
-        """Each row as the candidate has it that does best on the samples held out, and its loss there."""
+        """Each row as the candidate has it that does best on the samples held out, and its loss there.
+
+        Nearest rounding where the layer as a whole does no better.
+        """
         scale, zero = visit.layer.grid(visit.encoding)
         grid = Grid.around(visit.weights, scale, zero, *codes_of(scheme, visit.encoding))
 
         def problem(moments: Moments) -> Problem:
             return moments.problem(visit.weights, free_bias=self.refit and visit.bias is not None)
 
-        test = problem(visit.unseen or visit.seen)
+        test, nearest = problem(visit.unseen or visit.seen), grid.snap(visit.weights)
         if self.solver == "discrete" and visit.weights.shape[2] <= FEW:
             whole = problem(visit.all)
             silent = np.diagonal(whole.hessian, axis1=1, axis2=2) == 0  # inputs that are always zero say nothing: nearest
-            exact = np.where(silent[:, None, :], grid.snap(visit.weights), enumerate_all(whole, grid))
-            return exact, test.loss(exact)
-        candidates = [grid.snap(visit.weights), *_SOLVERS[self.solver](self, problem(visit.seen), grid, visit.weights)]
+            candidates = [np.where(silent[:, None, :], nearest, enumerate_all(whole, grid))]
+        else:
+            candidates = _SOLVERS[self.solver](self, problem(visit.seen), grid, visit.weights)
         losses = np.array([test.loss(candidate) for candidate in candidates])
-        best = np.argmin(losses, axis=0)
-        return np.asarray(np.take_along_axis(np.array(candidates), best[None, :, :, None], 0)[0]), losses.min(axis=0)
+        best, least, kept = np.argmin(losses, axis=0), losses.min(axis=0), test.loss(nearest)
+        if kept.sum() <= least.sum():
+            return nearest, kept
+        return np.asarray(np.take_along_axis(np.array(candidates), best[None, :, :, None], 0)[0]), least
 
 
 def _differ_in_scale(one: Encoding, other: Encoding) -> bool:

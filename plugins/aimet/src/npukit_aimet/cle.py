@@ -12,8 +12,10 @@ from npukit.graph import Graph, Node, Tensor, captured
 from npukit.quantization import Job, Optimizer
 from npukit_aimet.decided import refuse_decided
 from npukit_aimet.reads import is_own
+from npukit_aimet.walk import network_sqnr
 
 _PASSES = 20
+_SAMPLES = 64  # to judge by
 _LARGEST = 1e4  # of a factor: beyond, a channel is as good as unused
 
 
@@ -23,7 +25,8 @@ class CrossLayerEqualization(Optimizer):
     https://arxiv.org/abs/1906.04721, section 4.1, equation 11), again and again until nothing changes.
 
     Layers follow one another directly or through Relu, LeakyRelu, PRelu or a pool; depthwise ones count as layers of their own. A
-    Clip in between ends the pair, because it is not positively homogeneous: the network's function never changes.
+    Clip in between ends the pair, because it is not positively homogeneous: the network's function never changes. With data, all
+    ranges stay as they are when the network quantized with the new ones, rounded to nearest, is farther from the float one.
     """
 
     name = "cle"
@@ -40,7 +43,11 @@ class CrossLayerEqualization(Optimizer):
                 break
         changed = [t for n, t in graph.tensors.items() if t is not job.graph.tensors[n]]
         refuse_decided(job, [n for pair in pairs for n in (pair.first, pair.second)], {t.name for t in changed})
-        return job.rewrite(changed, f"cle equalized {len(pairs)} pair{'' if len(pairs) == 1 else 's'} of layers")
+        count = f"{len(pairs)} pair{'' if len(pairs) == 1 else 's'} of layers"
+        equalized = job.rewrite(changed, f"cle equalized {count}")
+        if job.samples is None or not changed or network_sqnr(equalized, _SAMPLES) >= network_sqnr(job, _SAMPLES):
+            return equalized
+        return job.decide({}, (), f"cle leaves {count} alone: equalized, the quantized network is farther from the float one")
 
 
 @attrs.frozen(eq=False)

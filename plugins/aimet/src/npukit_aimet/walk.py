@@ -8,13 +8,16 @@ grow with the number of samples.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from itertools import islice
 
 import attrs
 import numpy as np
 
+from npukit.backend.ort import OrtModel
+from npukit.diagnosis import mean_sqnr, total_powers
 from npukit.encoding import Array, Encoding, fake_quantize
+from npukit.encoding.formats import insert_qdq
 from npukit.errors import DataError, ModelError
 from npukit.events import Event
 from npukit.graph import Graph, Node, Tensor, captured, reads
@@ -182,6 +185,18 @@ def _solved(visit: Visit, solve: Solve) -> Mapping[str, Array]:
 def left_alone(name: str, count: int, total: int) -> list[str]:
     """The note about layers that an optimizer could not improve, if there are any."""
     return [f"{name} leaves {count} of {total} layers alone: nothing did better on samples held out"] if count else []
+
+
+def network_sqnr(job: Job, limit: int | None) -> float:
+    """How near the quantized network comes to the float one on ``limit`` samples, in dB: ``mean_sqnr`` of its outputs.
+
+    -inf where they cannot be compared, because they have no elements or a shape that depends on quantized values.
+    """
+    coded = insert_qdq(job.graph, job.encodings())
+    with OrtModel(job.reference) as plain, OrtModel(coded, optimize=False) as quantized, suppress(DataError):
+        wanted, got = (map(model.run, islice(job.data, limit)) for model in (plain, quantized))
+        return mean_sqnr(*total_powers(wanted, got))
+    return -np.inf
 
 
 def rewrite(job: Job, decided: Mapping[str, Encoding], changed: Mapping[str, Array], skipped: Iterable[str], name: str) -> Job:
