@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import attrs
@@ -20,6 +21,7 @@ from npukit.graph import Graph, Node, make_graph
 from npukit.quantization import Quantized
 from npukit_aimet.amp.groups import Candidate
 from npukit_aimet.amp.optimizer import Amp
+from npukit_aimet.amp.run import Run
 from npukit_cpu.backend import CpuBackend
 
 WIDE, NARROW, NIBBLE = Candidate("uint16", "int8"), Candidate("uint8", "int8"), Candidate("uint8", "int4")
@@ -112,10 +114,17 @@ def test_a_drop_of_just_as_much_is_kept() -> None:
     """The rounding of a subtraction breaks no promise: 0.8 - 0.1 is more than 0.7 in floating point."""
 
     def evaluate(outputs: Sequence[Mapping[str, Array]]) -> float:
-        return 0.8 if right(outputs) == 100 and outputs[0]["y"].tobytes() == float_outputs()[0]["y"].tobytes() else 0.7
+        return 0.8 if np.allclose(outputs[0]["y"], float_outputs()[0]["y"], rtol=1e-5) else 0.7
 
     assert 0.8 - 0.1 > 0.7
     assert noted_score(mixed(candidates=(WIDE, NARROW), allowed_accuracy_drop=0.1, evaluate=evaluate)) == 0.7
+
+
+def test_saving_converts_never_costs_more_than_the_dearest_candidate() -> None:
+    """A good score is not enough for a change in phase 3."""
+    for cost, expected in ((1.0, True), (1.01, False)):
+        run: Any = SimpleNamespace(target=30.0, cost=lambda choice, cost=cost: cost, score=lambda choice: 40.0)
+        assert Run.keeps_target(run, {}, {}) == expected
 
 
 def test_what_cannot_be_kept_is_an_error() -> None:
