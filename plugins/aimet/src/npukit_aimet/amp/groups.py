@@ -200,7 +200,7 @@ def _differs(group: Group, a: Mapping[str, Encoding], b: Mapping[str, Encoding])
 def _problem(job: Job, group: Group, base: Mapping[str, Encoding], changed: Mapping[str, Encoding]) -> Problem | None:
     """The first error that this group's change makes at the nodes around it; biases change with their input and weight."""
     around = neighbourhood(job.graph, group)
-    derived = {**job.judge.plan(around, base).derived, **job.judge.plan(around, changed).derived}  # a float op has none
+    derived = job.judge.plan(around, base).derived
     moved = {*group.tensors, *(bias for bias, sources in derived.items() if not set(sources).isdisjoint(group.tensors))}
     before = {n: e for n, e in base.items() if n in around.tensors}
     after = {n: e for n, e in before.items() if n not in moved} | {n: changed[n] for n in moved if n in changed}
