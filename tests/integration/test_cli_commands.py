@@ -87,6 +87,64 @@ def test_compare_and_raise(cli: Any, model: Path, data: Path) -> None:
     assert after["outputs"][0]["sqnr"]["htp"] == pytest.approx(found["gain"]["after"]["y"], abs=0.1)
 
 
+def test_quantize_says_what_is_left_of_the_outputs(cli: Any, model: Path, data: Path) -> None:
+    """The SQNR is that of the finished package on the first samples, as compare measures it."""
+    done = cli("quantize", model, "--data", data, "-o", "m.dlc", "--json", check=0)
+    found = json.loads(done.stdout)["sqnr"]
+    flags = ("--backend", "htp", "--data", data, "--reference", model, "--limit", "4", "--json")
+    seen = json.loads(cli("compare", "m.dlc", *flags, check=0).stdout)
+    assert found == {"outputs": {"y": pytest.approx(seen["outputs"][0]["sqnr"]["htp"])}, "samples": 4, "low": [], "why": ""}
+    done = cli("quantize", model, "--data", data, "--limit", "2", "-o", "m.dlc", check=0)
+    assert "SQNR on htp:SM8750, first 2 samples: y " in done.stdout
+    assert "warning: little is left" not in done.stdout
+
+
+def test_quantize_warns_of_what_is_lost(cli: Any, model: Path, data: Path, tmp_path: Path) -> None:
+    """One sample with an outlier takes the resolution from all others; the warning names the output."""
+    with np.load(data) as archive:
+        x = archive["x"].copy()
+    x[-1, 0, 0, 0] = 1e4
+    np.savez(tmp_path / "spike.npz", x=x)
+    done = cli("quantize", model, "--data", "spike.npz", "-o", "m.dlc", check=0)
+    assert "warning: little is left of 'y'" in done.stdout
+    found = json.loads(cli("quantize", model, "--data", "spike.npz", "-o", "m.dlc", "--json", check=0).stdout)["sqnr"]
+    assert found["low"] == ["y"]
+    assert found["outputs"]["y"] < 10
+
+
+def test_quantize_says_why_it_did_not_measure(cli: Any, model: Path, data: Path, package: Path, tmp_path: Path) -> None:
+    """A profile has no samples, a backend may have no way to run: the package is written all the same."""
+    cli("profile", model, "--data", data, "-o", "seen.npz", check=0)
+    done = cli("quantize", model, "--data", "seen.npz", "-o", "p.dlc", check=0)
+    assert "SQNR not measured: a profile has no samples to run" in done.stdout
+    cli("export", package, "--format", "encodings", "-o", "e.json", check=0)
+    assert "no --data" in cli("quantize", model, "--overrides", "e.json", "-o", "o.dlc", check=0).stdout
+    assert "computes in float" in cli("quantize", model, "--backend", "cpu", "--data", data, "-o", "f.dlc", check=0).stdout
+    (tmp_path / "idle.py").write_text(IDLE)
+    done = cli("quantize", model, "--plugin", "idle.py", "--backend", "idle", "--data", data, "-o", "i.dlc", check=0)
+    assert "SQNR not measured: the driver is not here" in done.stdout
+    assert (tmp_path / "i.dlc").exists()
+
+
+IDLE = """
+from npukit.errors import PluginError
+from npukit.plugins import hookimpl
+from npukit_htp.backend import HtpBackend
+
+
+class Idle(HtpBackend):
+    name = "idle"
+
+    def open(self, program, kernels=""):
+        raise PluginError("the driver is not here")
+
+
+@hookimpl
+def register_backends():
+    return [Idle()]
+"""
+
+
 def test_overrides_that_gain_nothing_are_not_written(cli: Any, model: Path, data: Path, tmp_path: Path) -> None:
     """A chip without wider types gets no file, and compare says why; backends that compute in float are refused at once."""
     done = cli("compare", model, "--backend", "htp:v66", "--data", data, "--write-overrides", "up.json", check=0)

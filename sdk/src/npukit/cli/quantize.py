@@ -1,7 +1,8 @@
 """Quantize a model for a backend: overrides first, then fixed grids of the op constraints, then calibration on --data.
 
 The result is checked against the op constraints; --no-strict writes it in spite of violations and lists them, --legalize first
-changes as few encodings as end the violations, and lists the changes.
+changes as few encodings as end the violations, and lists the changes. The package is then run on the backend with the first samples
+of --data, and the SQNR of its outputs against the float model is told, with a warning below 10 dB.
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from npukit.cli.check import problems_text
 from npukit.cli.console import Console
@@ -28,13 +30,24 @@ from npukit.cli.options import (
     source_from,
     target_from,
 )
-from npukit.errors import ConstraintError, UsageError
+from npukit.errors import ConstraintError, NpukitError, UsageError, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from npukit.backend import Target
+    from npukit.diagnosis import OutputsSqnr
+    from npukit.graph import Graph
     from npukit.legalize import Change
-    from npukit.quantization import Quantized
+    from npukit.plugins import Registry
+    from npukit.quantization import Quantized, Source
+
+_SAMPLES = 4
+_SECONDS = 10.0
+"""How many samples the finished package is run on, and when no further one is begun: it must cost little beside calibration."""
+_LOW = 10.0
+"""Decibels below which an output has a third of its signal in noise, and a person should know."""
+_SHOWN = 4
 
 SUMMARY = "quantize a model for a backend"
 
@@ -101,8 +114,54 @@ def run(args: argparse.Namespace, console: Console) -> int:
             console.note(problems_text(error.problems))
         raise
     result.save(output, keep_float=args.keep_float)
-    report_result(result, output, console)
+    found = _sqnr(args, output, result.graph, source, target, registry)
+    report_result(result, output, console, _sqnr_lines(found, target), _sqnr_data(found))
     return 0
+
+
+def _sqnr(
+    args: argparse.Namespace, package: Path, graph: Graph, source: Source, target: Target, registry: Registry
+) -> OutputsSqnr | str:
+    """What is left of the outputs on the first samples; or why that cannot be said."""
+    from npukit.calibration import open_data
+    from npukit.calibration.profile import is_profile
+    from npukit.diagnosis import outputs_sqnr
+
+    if args.data is None or is_profile(args.data):
+        return "there are no samples to run, no --data" if args.data is None else "a profile has no samples to run"
+    if target.ignores_encodings:
+        return f"{target.name} computes in float"
+    try:
+        batches = open_data(args.data, graph, limit=args.limit)
+        return outputs_sqnr(
+            package, source, target, batches, strict=args.strict, most=_SAMPLES, seconds=_SECONDS, registry=registry
+        )
+    except NpukitError as error:  # the package is written, and good wherever the backend can run
+        return error.message
+    except Exception as error:  # of a backend's own runtime
+        return f"{target.name} failed: {one_line(error)}"
+
+
+def _sqnr_lines(found: OutputsSqnr | str, target: Target) -> list[str]:
+    """The SQNR of the worst outputs, and a warning when one is low."""
+    from npukit.report import decibels
+
+    if isinstance(found, str):
+        return [f"SQNR not measured: {found}"]
+    ranked = sorted(found.sqnr.items(), key=lambda item: item[1])
+    shown = ", ".join(f"{name} {decibels(level)}" for name, level in ranked[:_SHOWN])
+    others = f" and {len(ranked) - _SHOWN} better ones" if len(ranked) > _SHOWN else ""
+    lines = [f"SQNR on {target.name}, first {found.samples} samples: {shown}{others}"]
+    if ranked[0][1] < _LOW:
+        lines.append(f"warning: little is left of '{ranked[0][0]}'; npukit analyze says which layers cost it, and what helps")
+    return lines
+
+
+def _sqnr_data(found: OutputsSqnr | str) -> dict[str, Any]:
+    if isinstance(found, str):
+        return {"outputs": {}, "samples": 0, "low": [], "why": found}
+    low = [name for name, level in found.sqnr.items() if level < _LOW]
+    return {"outputs": found.sqnr, "samples": found.samples, "low": low, "why": ""}
 
 
 def command_line() -> list[str]:
@@ -110,8 +169,10 @@ def command_line() -> list[str]:
     return ["npukit", *sys.argv[1:]]
 
 
-def report_result(result: Quantized, target: Path, console: Console) -> None:
-    """Say what was written and where its encodings come from."""
+def report_result(
+    result: Quantized, target: Path, console: Console, sqnr: Sequence[str] = (), sqnr_data: Mapping[str, Any] | None = None
+) -> None:
+    """Say what was written and where its encodings come from; ``sqnr``: lines about the outputs, ``sqnr_data``: as data."""
     report = result.report
     origins = ", ".join(f"{count} {origin}" for origin, count in sorted(report.origins.items())) or "none, the model is float"
     lines = [changes_text(report.changes)] if report.changes else []
@@ -122,6 +183,7 @@ def report_result(result: Quantized, target: Path, console: Console) -> None:
         counts = ", ".join(f"{count} {op}" for op, count in Counter(node.op for node in fused).items())
         lines.append(f"put together: {counts} (npukit info lists the nodes that they stand for)")
     lines.append(f"{target}: {target.stat().st_size / 1e3:.0f} kB; encodings: {origins}")
+    lines += sqnr
     data = {
         "output": str(target),
         "origins": report.origins,
@@ -130,7 +192,7 @@ def report_result(result: Quantized, target: Path, console: Console) -> None:
         "changes": report.changes,
         "fused": {node.name: result.graph.origins(node) for node in fused},
     }
-    console.emit("\n".join(lines), data)
+    console.emit("\n".join(lines), data if sqnr_data is None else {**data, "sqnr": sqnr_data})
 
 
 def changes_text(changes: Iterable[Change]) -> str:

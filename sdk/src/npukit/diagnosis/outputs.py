@@ -24,11 +24,6 @@ class OutputsSqnr:
     sqnr: Mapping[str, float]
     samples: int
 
-    @property
-    def worst(self) -> tuple[str, float]:
-        """The output with the lowest SQNR."""
-        return min(self.sqnr.items(), key=lambda item: item[1])
-
 
 def outputs_sqnr(
     model: Any,
