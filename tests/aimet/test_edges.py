@@ -109,7 +109,7 @@ def test_a_model_without_layers_is_said_to_be_one(optimize: str, backend: str) -
 
 def test_a_model_without_nodes_offers_no_choice() -> None:
     graph = make_graph([], {"x": ("float32", (1, 4))}, ["x"], {})
-    with pytest.raises(ConstraintError, match="no group"):
+    with pytest.raises(ConstraintError, match="no precision to mix"):
         nk.quantize(graph, backend="cpu", data=rows(2, 1, 4), optimize="amp")
 
 
