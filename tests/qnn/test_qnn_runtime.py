@@ -200,9 +200,13 @@ def test_float16_models_run(images: Array, quantized: Quantized) -> None:
 
 
 def test_mixed_precision_runs(images: Array) -> None:
-    """A model with some tensors at 16 bits and the others at 8 is accepted, and agrees with the emulator."""
+    """A model with some activations at 16 bits and the others at 8 is accepted, and agrees with the emulator.
+
+    Weights of 16 bits are left out: the simulator is less exact with them (docs/explanation/arithmetic.md).
+    """
     found = analyze(Request(MODEL, batch=1), backend="htp", data={"image": images[:4]}, worst=2)
-    mixed = quantize(Request(MODEL, overrides=found.overrides, batch=1), backend="htp", data={"image": images})
+    wide = {n: e for n, e in found.overrides.items() if not n.endswith(".weight")}
+    mixed = quantize(Request(MODEL, overrides=wide, batch=1), backend="htp", data={"image": images})
     assert {e.bits for e in mixed.encodings.values()} >= {8, 16}
     assert check(mixed, backend="qnn:SM8750").verdict == "accepted"
     both = compare(mixed, backends=["htp", "qnn"], data={"image": images[:4]})
