@@ -206,3 +206,24 @@ def test_open_dimensions() -> None:
     constants = {"gain": GAIN, "axes": np.array([-1]), "c2": np.float32(2), "c0.001": np.float32(0.001)}
     graph = make_graph(nodes, {"x": ("float32", ("batch", "tokens", WIDTH))}, ["y"], constants)
     assert [n.op for n in fuse(graph, OPS).nodes] == ["RMSNormalization"]
+
+
+@pytest.mark.parametrize(
+    ("end", "ops"), [("float32", ["Cast", "RMSNormalization", "Relu"]), ("float16", ["RMSNormalization", "Relu"])]
+)
+def test_casts_around_a_norm(end: str, ops: list[str]) -> None:
+    """A norm of float16 in float32 is one norm when it ends in float16, and one behind the cast when it does not."""
+    nodes = [
+        Node("Cast", "up", ("x",), ("a",), {"to": 1}),
+        Node("Mul", "square", ("a", "a"), ("b",)),
+        Node("ReduceMean", "mean", ("b", "axes"), ("c",)),
+        Node("Sqrt", "root", ("c",), ("d",)),
+        Node("Div", "divide", ("a", "d"), ("e",)),
+        *([Node("Cast", "down", ("e",), ("f",), {"to": 10})] if end == "float16" else []),
+        Node("Relu", "relu", ("f" if end == "float16" else "e",), ("y",)),
+    ]
+    graph = make_graph(nodes, {"x": ("float16", (2, 3, WIDTH))}, ["y"], {"axes": np.array([-1])}, opset=23)
+    fused = fuse(graph, OPS)
+    assert [n.op for n in fused.nodes] == ops
+    x = RNG.normal(size=(2, 3, WIDTH)).astype(np.float16)
+    np.testing.assert_allclose(run(fused, x), run(graph, x), atol=2e-3)

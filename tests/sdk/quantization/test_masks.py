@@ -127,3 +127,28 @@ def test_the_cut_keeps_probabilities(size: int, bits: int, seed: int) -> None:
     cut = np.maximum(np.maximum(scores, low["x"]) + np.maximum(mask, low["m"]), low["t"])
     assert np.abs(softmax(cut) - softmax(scores + mask)).max() <= 0.5 / 2**bits
     assert low["t"] >= -10 - np.log(size * 2.0 ** (bits + 1)) - 1e-6
+
+
+@given(st.sampled_from([0, 1]), st.sampled_from(["Add", "Where"]), st.integers(0, 1000))
+def test_biases_are_not_cut_whatever_the_axis(axis: int, op: str, seed: int) -> None:
+    """A bias that is low along the other axis of a Softmax, or in a branch of its own, keeps what its rows need."""
+    rng = np.random.default_rng(seed)
+    scores = rng.uniform(-5, 5, (6, 6))
+    bias = np.broadcast_to(-20.0 * np.arange(6.0), (6, 6))  # a column of -100 is a row of the Softmax along axis 0
+    chosen = rng.random((6, 6)) < 0.5
+    chosen[:, 0] = False
+    total = scores + bias if op == "Add" else np.where(chosen, scores, bias)
+    inputs = ("x", "b") if op == "Add" else ("c", "x", "b")
+    nodes = [Node(op, "op", inputs, ("t",)), Node("Softmax", "s", ("t",), ("y",), {"axis": axis})]
+    values = {"b": bias.astype(np.float32), **({"c": chosen} if op == "Where" else {})}
+    graph = make_graph(nodes, {"x": ("float32", (6, 6))}, ["y"], values)
+    ranges = {n: Range(float(a.min()), float(a.max())) for n, a in (("x", scores), ("b", bias), ("t", total))}
+    low = lowest_useful(graph, ranges.get, {"y": "uint8"})
+
+    def softmax(x: Any) -> Any:
+        powers = np.exp(x - x.max(axis, keepdims=True))
+        return powers / powers.sum(axis, keepdims=True)
+
+    cut_x, cut_b = np.maximum(scores, low.get("x", -np.inf)), np.maximum(bias, low.get("b", -np.inf))
+    cut = np.maximum(cut_x + cut_b if op == "Add" else np.where(chosen, cut_x, cut_b), low["t"])
+    assert np.abs(softmax(cut) - softmax(total)).max() <= 0.5 / 2**8

@@ -93,12 +93,13 @@ def compare(
         total = len(batches) if isinstance(batches, Sized) else None
         for feeds in batches:
             if not samples:
-                names, notes = _shown(opened, names, feeds)
+                names, notes, got = _first(opened, names, feeds)
                 meter = Meter(graph, names, list(sessions), refuse=graph.outputs)
                 codes = _CodeMeter(_common_grids(names, *(sessions[label].program.encodings for label in pair)) if pair else {})
+            else:
+                got = {label: session.run(feeds, names) for label, session in sessions.items()}
             wanted = exact.run(feeds, names)
             meter.see(wanted)
-            got = {label: session.run(feeds, names) for label, session in sessions.items()}
             for label in got:
                 meter.add(label, wanted, got[label])
             if pair:
@@ -113,17 +114,16 @@ def compare(
     return Comparison(opened.title, tuple(sessions), pair, samples, outputs, tuple(rows), encodings, graph, notes)
 
 
-def _shown(opened: Opened, names: list[str], feeds: Mapping[str, Array]) -> tuple[list[str], tuple[str, ...]]:
-    """The tensors that every backend shows, and the notes: with one more when these are the outputs alone."""
-    for label, session in opened.sessions.items():
-        try:
-            session.run(feeds, names)
-        except ConstraintError as error:
-            outputs = list(opened.graph.outputs)
-            session.run(feeds, outputs)  # which may be refused as well
-            why = f": {error.problems[0]}" if error.problems else ""
-            return outputs, (*opened.notes, f"only outputs are compared, {label} does not show what is between{why}")
-    return names, opened.notes
+def _first(
+    opened: Opened, names: list[str], feeds: Mapping[str, Array]
+) -> tuple[list[str], tuple[str, ...], dict[str, dict[str, Array]]]:
+    """The tensors that every backend shows, the notes, with one more when these are the outputs alone, and the first results."""
+    try:
+        return names, opened.notes, {label: session.run(feeds, names) for label, session in opened.sessions.items()}
+    except ConstraintError as error:
+        outputs = list(opened.graph.outputs)
+        found = {label: session.run(feeds, outputs) for label, session in opened.sessions.items()}  # may be refused as well
+        return outputs, (*opened.notes, f"only outputs are compared, as what is between does not show: {error}"), found
 
 
 def _common_grids(names: Iterable[str], a: Mapping[str, Encoding], b: Mapping[str, Encoding]) -> dict[str, Encoding]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 
-from npukit.calibration import LEFT_OUT, Range
+from npukit.calibration import Range
 from npukit.encoding import INT_BITS
 from npukit.graph import MASK, Graph, Node, mask_operands
 
@@ -52,8 +52,11 @@ def _floor(graph: Graph, name: str, range_of: RangeOf) -> float:
     """The least that the largest value of a row can be, rows that are left out as a whole aside."""
     node = graph.producers.get(name)
     if node is not None and name in graph.before_softmax:
-        if node.op in ("Where", "Max"):
-            return max(_floor(graph, n, range_of) for n in mask_operands(graph, node, graph.before_softmax))
+        floors = [_floor(graph, n, range_of) for n in mask_operands(graph, node, graph.before_softmax)]
+        if node.op == "Max":
+            return max(floors)
+        if node.op == "Where":  # a row may be of one branch alone, but not of the one that is left out
+            return min((floor for floor in floors if floor >= MASK), default=-math.inf)
         if node.op == "Add":
             (a, b) = node.inputs
             return max(_low(range_of(a)) + _floor(graph, b, range_of), _floor(graph, a, range_of) + _low(range_of(b)))
@@ -62,11 +65,10 @@ def _floor(graph: Graph, name: str, range_of: RangeOf) -> float:
     if found is not None and found.high <= 0 and found.low < MASK and not graph.is_constant(name):
         return found.high
     data = graph.constant(name)
-    if data is None or not data.ndim:
+    if data is None:
         return _low(found)
-    largest = data.max(axis=-1)
-    used = largest[largest > LEFT_OUT]
-    return float(used.min()) if used.size else -math.inf
+    kept = data[data >= MASK]  # whatever the rows are: the constant may be moved before it gets to the Softmax
+    return float(kept.min()) if kept.size else -math.inf
 
 
 def _low(found: Range | None) -> float:

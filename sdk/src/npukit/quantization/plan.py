@@ -133,11 +133,15 @@ class Task:
         """Where the grids of masks and scores in front of a Softmax may end (``npukit.quantization.masks``)."""
         if not self.graph.before_softmax:
             return {}
-        seen = {n: ranges[m] for g in self.solution.groups for n in g.tensors for m in g.observed if m in ranges}
+        shared: dict[str, Range] = {}
+        for group in self.solution.groups:
+            seen = [ranges[n] for n in group.observed if n in ranges]
+            if seen:
+                shared |= dict.fromkeys(group.tensors, Range(min(r.low for r in seen), max(r.high for r in seen)))
 
         def range_of(name: str) -> Range | None:
-            if name in ranges or name in seen:
-                return ranges[name] if name in ranges else seen[name]
+            if name in ranges or name in shared:
+                return ranges[name] if name in ranges else shared[name]
             return _range_of(self.graph.tensor(name)) if self.graph.is_constant(name) else None
 
         return lowest_useful(self.graph, range_of, self.plan.activations)

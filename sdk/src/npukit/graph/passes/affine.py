@@ -9,6 +9,7 @@ import numpy as np
 
 from npukit.graph.model import Array, Graph, Node, Tensor
 from npukit.graph.passes.dead_nodes import remove_dead_nodes
+from npukit.graph.protobuf import numpy_type
 
 _PRODUCTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})  # their output channels are axis 1
 
@@ -135,13 +136,13 @@ def _fold(graph: Graph, node: Node, follower: Node, gain: Array, shift: Array) -
         # A weight that other nodes read keeps its values there, so the folded one needs a name of its own.
         inputs[1] = weight.name if len(graph.consumers[weight.name]) == 1 else f"{node.outputs[0]}.weight"
         scaled = alpha * _scaled(node, _data(graph, weight.name), np.broadcast_to(gain, channels))
-        made.append(Tensor.constant(inputs[1], scaled.astype(weight.dtype)))
+        made.append(Tensor.constant(inputs[1], scaled.astype(numpy_type(weight.dtype))))
     op = node.op
     if node.input(2) or np.any(new_bias):
         op = "Gemm" if op == "MatMul" else op
         alone = node.input(2) and len(graph.consumers[node.input(2)]) == 1
         inputs.append(node.input(2) if alone else f"{follower.outputs[0]}.bias")
-        made.append(Tensor.constant(inputs[2], new_bias.astype(weight.dtype)))
+        made.append(Tensor.constant(inputs[2], new_bias.astype(numpy_type(weight.dtype))))
     attributes = {k: v for k, v in node.attributes.items() if k not in ("alpha", "beta")}
     return attrs.evolve(node, op=op, inputs=tuple(inputs), outputs=follower.outputs, attributes=attributes), made
 

@@ -15,6 +15,7 @@ from npukit.graph.model import Array, Graph, Node, Tensor
 from npukit.graph.passes import remove_dead_nodes
 from npukit.graph.patterns.catalogue import PATTERNS, Pattern
 from npukit.graph.patterns.region import Region, behind
+from npukit.graph.protobuf import numpy_type
 
 _SAMPLES = np.linspace(-6, 6, 145)
 _ONE = 90
@@ -77,15 +78,16 @@ def _origins(graph: Graph, part: Region) -> tuple[str, ...]:
 
 def _fusions(around: Region, patterns: Sequence[Pattern]) -> Iterator[tuple[Pattern, Region, Fusion]]:
     """What the nodes behind a tensor spell; of one pattern the result that is farthest away comes first."""
-    shape = around.graph.tensor(around.x).shape
-    if shape is None:
+    x = around.graph.tensor(around.x)
+    if x.shape is None:
         return
     values = around.values(_SAMPLES)
     ops = {node.op for node in around.nodes}
     for pattern in patterns:
         for last in reversed(around.nodes if ops & pattern.anchors else ()):
-            name = last.outputs[0]
-            if around.graph.tensor(name).shape != shape or (not pattern.along and not _agrees(pattern, values.get(name))):
+            result = around.graph.tensor(last.outputs[0])
+            alike = (result.shape, result.dtype) == (x.shape, x.dtype)  # an op does not cast on the way
+            if not alike or (not pattern.along and not _agrees(pattern, values.get(result.name))):
                 continue
             part = around.upto(last)
             if len(part.nodes) > 1 and any(node.op in pattern.anchors for node in part.nodes):
@@ -147,13 +149,14 @@ def _as_norm(pattern: Pattern, part: Region) -> Fusion | None:
     if not -len(shape) < axis < 0 or axes != list(range(axis, 0)) or len(places) != len(axes):
         return None
     norm = _Norm(part, axis, pattern.along == "shift")
-    fitted = norm.fit(np.random.default_rng(0).normal(0.5, 1, (_ROWS,) + (1,) * (len(shape) + axis - 1) + places))
+    with np.errstate(all="ignore"):  # what is no norm may divide by zero here
+        fitted = norm.fit(np.random.default_rng(0).normal(0.5, 1, (_ROWS,) + (1,) * (len(shape) + axis - 1) + places))
     if fitted is None:
         return None
     gain, shift, epsilon = fitted
     dtype = part.graph.tensor(part.x).dtype
     values = {"gain": gain, "shift": shift} if norm.shifted else {"gain": gain}
-    constants = [_constant(part, name, v.reshape(places).astype(dtype)) for name, v in values.items()]
+    constants = [_constant(part, name, v.reshape(places).astype(numpy_type(dtype))) for name, v in values.items()]
     node = _node(pattern, part, (part.x, *(t.name for t in constants)), {"axis": axis, "epsilon": max(epsilon, _TINY)})
     return Fusion(node, tuple(t for t in constants if t.name not in part.graph.tensors))
 
