@@ -20,10 +20,16 @@ def refused_forms(graph: Graph) -> Iterator[Problem]:
     for node in graph.nodes:
         if node.name in host:
             continue
-        form = _FORMS.get(node.op) if not node.domain else None
-        message = _empty(graph, node) or (form(graph, node) if form else "")
-        if message:
-            yield Problem("error", "form", node.name, node.op, "", message, "", _SOURCE)
+        form, cure = _FORMS.get(node.op, (_fine, "")) if not node.domain else (_fine, "")
+        for message, hint in ((_empty(graph, node), "leave the node out"), (form(graph, node), cure)):
+            if message:
+                yield Problem("error", "form", node.name, node.op, "", message, hint, _SOURCE)
+                break
+
+
+def _fine(graph: Graph, node: Node) -> str:
+    """An op without such forms."""
+    return ""
 
 
 def _empty(graph: Graph, node: Node) -> str:
@@ -82,12 +88,12 @@ def _reflected(graph: Graph, node: Node) -> str:
     return f"a reflection of {max(pads.reshape(2, -1).T[wide[0]])} on axis {wide[0]} of size {shape[wide[0]]}" if wide else ""
 
 
-_FORMS: Mapping[str, _Form] = {
-    "Dropout": _mask,
-    "LayerNormalization": _axis,
-    "MatMul": _product,
-    **dict.fromkeys(("Max", "Mean", "Min", "Sum"), _two),
-    "Pad": _reflected,
-    **dict.fromkeys(("GRU", "LSTM"), _lengths),
-    **dict.fromkeys(("ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum"), _reduced_axes),
+_FORMS: Mapping[str, tuple[_Form, str]] = {
+    "Dropout": (_mask, "export the model for inference"),
+    "LayerNormalization": (_axis, "put a Transpose before and behind it"),
+    "MatMul": (_product, "put a Reshape before and behind it"),
+    **dict.fromkeys(("Max", "Mean", "Min", "Sum"), (_two, "leave the node out")),
+    "Pad": (_reflected, "pad by less, or in another mode"),
+    **dict.fromkeys(("GRU", "LSTM"), (_lengths, "leave the lengths out and mask the results")),
+    **dict.fromkeys(("ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum"), (_reduced_axes, "give it constant axes")),
 }

@@ -42,6 +42,7 @@ TEXTS = {
     "attribute": "The op is accepted only with other values of this attribute.",
     "inputs": "The op is given more inputs than the backend takes.",
     "outputs": "The op has more outputs than the backend writes.",
+    "form": "The backend refuses the op for its values, or for how its tensors go together. The problem says what is allowed.",
     "rank": "The tensor has more or fewer dimensions than the backend takes. Reshape around the op.",
     "dynamic": "The backend takes this input only as a tensor that is not constant.",
     "dims": "A dimension of the tensor has a size that this form of the op does not take.",
