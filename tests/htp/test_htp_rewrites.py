@@ -73,6 +73,19 @@ def test_ops_of_the_chip(graph: Graph, ops: list[str]) -> None:
     np.testing.assert_allclose(values(prepared), values(graph), atol=1e-5)
 
 
+@pytest.mark.parametrize("op", ["RMSNormalization", "SimplifiedLayerNormalization"])
+@pytest.mark.parametrize("rank", [3, 4])
+def test_a_norm_that_is_one_already(op: str, rank: int) -> None:
+    """Its last axis is written from the end, and four dimensions become three."""
+    shape = SHAPE[-rank:]
+    node = Node(op, "n", ("x", "gain"), ("y",), {"axis": rank - 1})
+    graph = make_graph([node], {"x": ("float32", shape)}, ["y"], {"gain": np.linspace(1, 2, 8, dtype=np.float32)}, opset=23)
+    prepared = HtpBackend().prepare(graph)
+    assert [n.op for n in prepared.nodes] == ([op] if rank == 3 else ["Reshape", op, "Reshape"])
+    assert next(n for n in prepared.nodes if n.op == op).get("axis") == -1
+    np.testing.assert_allclose(values(prepared), values(graph), atol=1e-6)
+
+
 def test_a_reciprocal_that_others_read_stays() -> None:
     """Only the products become quotients."""
     graph = build(("Abs", "x", "", "a"), ("Reciprocal", "a", "", "r"), ("Mul", "x", "r", "m"), ("Add", "m", "r", "y"))

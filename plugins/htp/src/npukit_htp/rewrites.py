@@ -12,6 +12,7 @@ from npukit.graph import Graph, Node, Tensor, fuse
 # What the HTP computes as one op, and better so than in pieces (docs/explanation/patterns.md).
 _OPS = ("Gelu", "HardSwish", "HardSigmoid", "Softplus", "Softmax", "LayerNormalization", "RMSNormalization")
 _NORM_RANK = 4
+_RMS_NORMS = ("RMSNormalization", "SimplifiedLayerNormalization")
 
 
 def fuse_ops(graph: Graph) -> Graph:
@@ -20,17 +21,26 @@ def fuse_ops(graph: Graph) -> Graph:
 
 
 def flatten_norms(graph: Graph) -> Graph:
-    """Compute RMSNormalization of more than three dimensions on three, between two Reshapes.
+    """Write the axis of RMSNormalization as -1, and compute more than three dimensions on three, between two Reshapes.
 
     The simulator gets only the first rows of four dimensions right at 8 bit (see the caveat of the op).
     """
     nodes: list[Node] = []
     tensors: list[Tensor] = []
     for node in graph.nodes:
-        made = _on_three(graph, node) if node.op == "RMSNormalization" and not node.domain else None
+        made = None
+        if node.op in _RMS_NORMS and not node.domain:
+            node = _from_the_end(graph, node)
+            made = _on_three(graph, node)
         nodes += [node] if made is None else made[0]
         tensors += [] if made is None else made[1]
-    return graph.evolve(nodes=tuple(nodes)).with_tensors(tensors) if tensors else graph
+    return graph.evolve(nodes=tuple(nodes)).with_tensors(tensors)
+
+
+def _from_the_end(graph: Graph, node: Node) -> Node:
+    """A norm of the last axis with that axis written as -1, which is the only way that the provider takes."""
+    rank = len(graph.tensor(node.inputs[0]).shape or ())
+    return attrs.evolve(node, attributes={**node.attributes, "axis": -1}) if node.get("axis", -1) == rank - 1 else node
 
 
 def _on_three(graph: Graph, node: Node) -> tuple[list[Node], list[Tensor]] | None:
