@@ -76,6 +76,15 @@ def test_masks_cost_no_accuracy(kind: str, low: float, calibration: str) -> None
     assert all(np.isfinite(row.sqnr["htp"]) and row.sqnr["htp"] > 15 for row in found.tensors if row.name in ("masked", "scores"))
 
 
+def test_a_mask_with_biases_in_it() -> None:
+    """A mask from outside that adds a bias of either sign to what it leaves is cut as well."""
+    graph, samples = attention("input", -np.inf)
+    rng = np.random.default_rng(1)
+    biased = [{**feeds, "mask": feeds["mask"] + rng.uniform(-3, 3, KEEP.shape).astype(np.float32)} for feeds in samples]
+    result = nk.quantize(graph, "htp", data=biased)
+    assert compare(result, ["htp"], data=biased).outputs[0].sqnr["htp"] > 25
+
+
 def test_what_is_no_mask_keeps_its_range() -> None:
     """Biases of moderate size, and scores that somebody else reads too, are not cut."""
     graph, samples = attention("constant", -8.0)

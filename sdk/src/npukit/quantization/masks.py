@@ -61,9 +61,9 @@ def _floor(graph: Graph, name: str, range_of: RangeOf) -> float:
             (a, b) = node.inputs
             return max(_low(range_of(a)) + _floor(graph, b, range_of), _floor(graph, a, range_of) + _low(range_of(b)))
     found = range_of(name)
-    # A mask is 0 where it leaves something, which it does in each row.
-    if found is not None and found.high <= 0 and found.low < MASK and not graph.is_constant(name):
-        return found.high
+    # Of a mask only the extremes are known. It leaves something in each row: 0, or a bias as far below 0 as others are above it.
+    if found is not None and found.low < MASK and not graph.is_constant(name):
+        return -abs(found.high)
     data = graph.constant(name)
     if data is None:
         return _low(found)
