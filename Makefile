@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
-PROJECTS := pyproject.toml sdk/pyproject.toml plugins/aimet/pyproject.toml plugins/cpu/pyproject.toml plugins/htp/pyproject.toml plugins/qairt/pyproject.toml plugins/qnn/pyproject.toml plugins/torch/pyproject.toml
+PROJECTS := pyproject.toml sdk/pyproject.toml plugins/aic/pyproject.toml plugins/aimet/pyproject.toml plugins/cpu/pyproject.toml plugins/htp/pyproject.toml plugins/qairt/pyproject.toml plugins/qnn/pyproject.toml plugins/torch/pyproject.toml
 
 .PHONY: help setup demo test test-all check format bench docs clean
 
@@ -17,7 +17,7 @@ help:
 $(STAMP): $(PROJECTS)
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
-	$(BIN)/python -m pip install --quiet -e "sdk[ort]" -e plugins/aimet -e plugins/cpu -e plugins/htp -e plugins/qairt -e plugins/qnn -e plugins/torch --group dev
+	$(BIN)/python -m pip install --quiet -e "sdk[ort]" -e plugins/aic -e plugins/aimet -e plugins/cpu -e plugins/htp -e plugins/qairt -e plugins/qnn -e plugins/torch --group dev
 	touch $@
 
 setup: $(STAMP)

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PLUGINS = ("aimet", "cpu", "htp", "qairt", "qnn", "torch")
+PLUGINS = ("aic", "aimet", "cpu", "htp", "qairt", "qnn", "torch")
 PARTS = {"npukit": "sdk", **{f"npukit-{name}": f"plugins/{name}" for name in PLUGINS}}
 # What a third party writes: it depends on npukit and on nothing else of this repository.
 MINE = """\
@@ -56,7 +56,7 @@ def register_backends():
 # Prints what an environment has: distributions by name, and the entry points of every plugin.
 LOOK = """\
 import importlib.metadata as m, json, sys
-names = ("npukit", *(f"npukit-{n}" for n in ("aimet", "cpu", "htp", "qairt", "qnn", "torch")))
+names = ("npukit", *(f"npukit-{n}" for n in ("aic", "aimet", "cpu", "htp", "qairt", "qnn", "torch")))
 print(json.dumps({
     "versions": {n: m.distribution(n).version for n in names},
     "plugins": sorted(e.name for e in m.entry_points(group="npukit")),
@@ -97,7 +97,7 @@ def test_a_wheel_holds_every_file(folder: str, wheels: dict[str, Path]) -> None:
         path.relative_to(source).as_posix()
         for path in source.rglob("*")
         if path.is_file() and path.suffix != ".pyc" and ".egg-info" not in str(path)
-    }
+    } | {path.name for path in (ROOT / folder).glob("*.pth")}
     with zipfile.ZipFile(wheels[folder]) as wheel:
         found = {name for name in wheel.namelist() if ".dist-info/" not in name and ".data/scripts/" not in name}
     assert found == wanted
@@ -134,9 +134,7 @@ def test_the_parts_go_together() -> None:
     assert {project(folder)["version"] for folder in (".", *PARTS.values())} == {project("sdk")["version"]}
     points = {name: project(f"plugins/{name}")["entry-points"]["npukit"] for name in PLUGINS}
     assert points == {name: {name: f"npukit_{name}.plugin"} for name in PLUGINS}
-    editable = (
-        'pip install -e "sdk[ort]" -e plugins/aimet -e plugins/cpu -e plugins/htp -e plugins/qairt -e plugins/qnn -e plugins/torch'
-    )
+    editable = " ".join(('pip install -e "sdk[ort]"', *(f"-e plugins/{name}" for name in PLUGINS)))
     for file, text in (("README.md", editable), ("CONTRIBUTING.md", editable), ("Makefile", editable.removeprefix("pip "))):
         assert text in (ROOT / file).read_text(encoding="utf-8").replace("--quiet ", ""), file
 
@@ -168,6 +166,6 @@ def test_others_install_beside_it(route: tuple[str, list[str]], tmp_path: Path) 
     assert found["plugins"] == sorted((*PLUGINS, "toy", "mynpu"))
     backends = json.loads(output(python.with_name("npukit"), "backends", "--json", cwd=tmp_path, env=environment))["backends"]
     assert {row["name"]: row["state"] for row in backends if row["name"] != "qnn"} == dict.fromkeys(
-        ("cpu", "htp", "mynpu", "toy"), "ok"
+        ("aic", "cpu", "htp", "mynpu", "toy"), "ok"
     )
     assert "a8w4" in output(python.with_name("npukit"), "demo", "-q", cwd=tmp_path, env=environment)

@@ -2,6 +2,7 @@
 
 # What to type for a plugin that is missing.
 KNOWN = {
+    "aic": "pip install npukit-aic",
     "aimet": "pip install npukit-aimet",
     "cpu": "pip install npukit-cpu",
     "htp": "pip install npukit-htp",

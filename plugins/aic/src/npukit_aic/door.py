@@ -1,0 +1,28 @@
+"""The door to the vendor's module names: found behind all others, so that a real qaic is never hidden.
+
+Every start of Python imports this module (npukit_aic.pth), so it imports next to nothing itself.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib.machinery import ModuleSpec, PathFinder
+from pathlib import Path
+
+NAMES = ("qaic", "qaicrt", "QAicApi_pb2")
+"""The top-level modules that stand in for the vendor's."""
+SHIMS = str(Path(__file__).parent / "shims")
+
+
+class Door:
+    """Finds the stand-ins in ``SHIMS``, when no finder before it has found such a module."""
+
+    @staticmethod
+    def find_spec(name: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        return PathFinder.find_spec(name, [SHIMS]) if name in NAMES else None
+
+
+def open_door() -> None:
+    """Put the door behind all finders, once."""
+    if Door not in sys.meta_path:
+        sys.meta_path.append(Door)

@@ -1,0 +1,18 @@
+"""Entry point of the plugin; imports nothing heavy until a hook is called."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from npukit.plugins import hookimpl
+
+if TYPE_CHECKING:
+    from npukit.backend import Backend
+
+
+@hookimpl
+def register_backends() -> Backend:
+    """The one backend of this distribution."""
+    from npukit_aic.backend import AicBackend
+
+    return AicBackend()
