@@ -13,14 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from npukit.backend.kernels import Window
+from npukit.backend.library import lowerings_of, wide
+from npukit.backend.library.kernels.unary import UNARY
 from npukit.encoding import Array, Encoding, encoding_for_weights
 from npukit.graph import Graph, Node, load, make_graph
 from npukit.quantization import Options, quantize
 from npukit.testing import random_feeds
 from npukit_htp.backend import HtpBackend
-from npukit_htp.kernels.unary import UNARY
-from npukit_htp.lower import lowerings_of
-from npukit_htp.requantize import wide
 
 BACKEND = HtpBackend()
 DTYPES = ("uint8", "int8", "uint16", "int16")
@@ -454,5 +453,5 @@ def test_a_depthwise_conv_in_another_order_stays_on_its_kernel(monkeypatch: pyte
         parts = [window.tap(x, p) * weight[:, 0, i].reshape(-1, 1, 1) for i, p in enumerate(window.taps())]
         return np.add.reduce(parts[::-1])
 
-    monkeypatch.setattr("npukit_htp.lower.half.correlate", backwards)
+    monkeypatch.setattr("npukit.backend.library.lower.half.correlate", backwards)
     assert_same(graph, encodings, feeds, fast=0)

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from npukit.backend import Call, Value
+from npukit.backend.library.kernels.unary import erf
 from npukit.encoding import Encoding, encoding_for_weights, fake_quantize
 from npukit.graph import Node
 from npukit_htp.kernels import KERNELS
-from npukit_htp.kernels.unary import erf
 
 ACTIVATIONS = ("uint8", "int8", "uint16")
 

@@ -26,6 +26,7 @@ from npukit.backend import (
     load_constraints,
     load_socs,
 )
+from npukit.backend.library import HALF, lowerings_of, wide
 from npukit.encoding import Array, Encoding
 from npukit.errors import UsageError
 from npukit.graph import Graph, Node, fold_affine, fold_constants, remove_dead_nodes, reshape_gather_nd
@@ -33,10 +34,8 @@ from npukit_htp.arithmetic import arithmetic
 from npukit_htp.cost import estimate
 from npukit_htp.forms import refused_forms
 from npukit_htp.kernels import KERNELS
-from npukit_htp.lower import lowerings_of
-from npukit_htp.lower.half import HALF
 from npukit_htp.profile import ROUNDED_INPUTS, islands_of, profile_of
-from npukit_htp.requantize import codes_of, narrow, wide
+from npukit_htp.requantize import narrow
 from npukit_htp.rewrites import divide, flatten_norms, fuse_ops
 
 _DATA = Path(__file__).parent / "data"
@@ -140,4 +139,4 @@ class HtpBackend(KernelBackend):
         """As every backend does it, but for the chips whose multiplier has 11 bits (``npukit_htp.requantize``)."""
         if profile_of(soc).requantize is wide or out.bits > 16 or out.granularity != "tensor":
             return super().requantize(acc, out, soc)
-        return codes_of(acc.values, narrow(acc.scale, out), out)
+        return narrow(acc.scale, out).codes_of(acc.values, out)

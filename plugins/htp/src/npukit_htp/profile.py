@@ -9,9 +9,10 @@ import attrs
 
 from npukit.backend import Soc
 from npukit.backend.kernels import same_grid
+from npukit.backend.library import Requantizer, wide
 from npukit.encoding import Encoding
 from npukit.graph import Graph, Node
-from npukit_htp.requantize import Scheme, narrow, wide
+from npukit_htp.requantize import narrow
 
 
 @attrs.frozen
@@ -23,7 +24,7 @@ class Profile:
 
     name: str
     float_dtype: str
-    requantize: Scheme
+    requantize: Requantizer
 
 
 # Measured on the simulator of onnxruntime-qnn 2.7.0. Float islands equal results rounded to float16 to 99.7-100 % on v69 and later,

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from npukit.backend import FastCall, Lowering, Operand, Value
+from npukit.backend.library.kernels.movement import _code
 from npukit.encoding import container
-from npukit_htp.kernels.movement import _code
 
 
 def _stays(call: FastCall) -> bool:

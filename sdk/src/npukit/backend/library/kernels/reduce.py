@@ -8,8 +8,8 @@ import numpy as np
 
 from npukit.backend import Call, Kernel, Result, Value
 from npukit.backend.kernels import place
+from npukit.backend.library.kernels.pool import mean_over
 from npukit.encoding import Array
-from npukit_htp.kernels.pool import mean_over
 
 
 def _axes(call: Call) -> tuple[tuple[int, ...] | None, bool]:

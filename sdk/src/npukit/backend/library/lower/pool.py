@@ -9,8 +9,8 @@ import numpy as np
 
 from npukit.backend import FastCall, Lowering
 from npukit.backend.kernels import EXACT_FLOAT32, largest, sliding_window
+from npukit.backend.library.lower.movement import narrow
 from npukit.encoding import Array, Encoding
-from npukit_htp.lower.movement import narrow
 
 _FLOAT, _DOUBLE = 1, 11  # TensorProto
 

@@ -12,7 +12,7 @@ from npukit.errors import ModelError
 
 
 def inverse(call: Call) -> Sequence[Result]:
-    """Inverse of com.microsoft for matrices (..., 2, 2), the only ones on the HTP: the adjugate over the determinant.
+    """Inverse of com.microsoft for matrices (..., 2, 2), the adjugate over the determinant.
 
     Raises ModelError for larger ones. https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md
     """

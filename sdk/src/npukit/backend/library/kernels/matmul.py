@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from npukit.backend import Accumulator, Call, Kernel, Result, Value
-from npukit.backend.kernels import IntegerWeight, centered, exact_dtype, integer_bias, integer_weight, real_sum_dtype, remember
-from npukit.encoding import Array, Encoding
+from npukit.backend.kernels import IntegerWeight, exact_dtype, integer_bias, integer_weight, real_sum_dtype, remember
+from npukit.encoding import Array
 from npukit.graph import Node
 
 
@@ -16,7 +16,7 @@ def matmul(call: Call) -> Sequence[Result]:
     """ONNX MatMul, the numpy matmul, of an activation and a weight or of two activations."""
     a, b = call.value(0), call.value(1)
     left = remember(call, "left", (a,), lambda: _operand(a, -2))
-    right = remember(call, "right", (b,), lambda: _operand(_as_bytes(b), -1))
+    right = remember(call, "right", (b,), lambda: _operand(b, -1))
     if left is None or right is None:
         return [np.matmul(_summed(call, 0), _summed(call, 1)).astype(np.float32, copy=False)]
     if left.scale.size > 1:
@@ -25,7 +25,7 @@ def matmul(call: Call) -> Sequence[Result]:
 
 
 def fused_matmul(call: Call) -> Sequence[Result]:
-    """FusedMatMul of com.microsoft, alpha times MatMul with either operand transposed, in float32: the provider runs it in float.
+    """FusedMatMul of com.microsoft, alpha times MatMul with either operand transposed, in float32.
 
     https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md
     """
@@ -73,7 +73,7 @@ def _unpacked(packed: Array, bits: int) -> Array:
 
 
 def gemm(call: Call) -> Sequence[Result]:
-    """ONNX Gemm; integer only with alpha = beta = 1, which is all that the hardware takes."""
+    """ONNX Gemm; integer only with alpha = beta = 1."""
     a, b, c = call.value(0), call.value(1), call.optional(2)
     node = call.node
     trans_a, trans_b = bool(node.get("transA", 0)), bool(node.get("transB", 0))
@@ -97,13 +97,13 @@ def _summed(call: Call, index: int) -> Array:
 
 
 def einsum(call: Call) -> Sequence[Result]:
-    """ONNX Einsum: one that is a MatMul as such (onnxruntime-qnn, MIT, builder/opbuilder does the same), others in float32."""
-    if _is_matmul(str(call.node.get("equation"))):
+    """ONNX Einsum: one that is a MatMul as such, others in float32."""
+    if is_matmul(str(call.node.get("equation"))):
         return matmul(call)
     return [np.einsum(str(call.node.get("equation")), *(v.real() for v in call.inputs if v is not None), optimize=True)]
 
 
-def _is_matmul(equation: str) -> bool:
+def is_matmul(equation: str) -> bool:
     """Whether an equation multiplies the matrices of the last two axes of two operands: "bij,bjk->bik"."""
     terms, _, out = equation.replace(" ", "").partition("->")
     left, _, right = terms.partition(",")
@@ -118,20 +118,6 @@ def _operand(value: Value, channel_axis: int) -> IntegerWeight | None:
     if (value.data.ndim < 2 and kind != "tensor") or (value.data.ndim > 2 and kind == "lpbq"):
         return None
     return integer_weight(value, channel_axis)
-
-
-def _as_bytes(b: Value) -> Value:
-    """The right operand as the product takes it: one of uint16 that is no constant is converted to uint8 over the same range.
-
-    So does the execution provider: builder/opbuilder/matmul_op_builder.cc of onnxruntime (MIT), with the range of utils.cc,
-    GetQuantParams: 257 times the scale, the zero point rounded. (A later version converts to symmetric 16 bits instead.)
-    """
-    encoding = b.encoding
-    if encoding is None or b.is_constant or encoding.dtype != "uint16" or encoding.granularity != "tensor":
-        return b
-    narrow = Encoding("uint8", encoding.steps * np.float32(257), np.rint(encoding.zeros / 257).astype(np.int64))
-    codes = np.rint(centered(b).astype(np.float64) / 257) + narrow.zeros
-    return Value(np.clip(codes, 0, 255).astype(np.uint8), narrow)
 
 
 def _product(a: IntegerWeight, b: IntegerWeight, bias: Value | None, columns: float) -> Accumulator:

@@ -19,8 +19,8 @@ import numpy as np
 
 from npukit.backend import FastCall, Lowering, Operand
 from npukit.backend.kernels import EXACT_FLOAT32, IntegerWeight, integer_bias, integer_weight, largest, sliding_window
+from npukit.backend.library.requantize import Requantization, Requantizer
 from npukit.encoding import Array, Encoding
-from npukit_htp.requantize import Requantization, Scheme
 
 _INT32 = 2**31
 _PIECE = 256
@@ -45,7 +45,7 @@ class _Sum:
         return float(np.max(self.totals * operand + (0 if self.bias is None else np.abs(self.bias)), initial=0))
 
 
-def _sum(call: FastCall, scheme: Scheme, weight: int, channel_axis: int) -> _Sum | None:
+def _sum(call: FastCall, requantizer: Requantizer, weight: int, channel_axis: int) -> _Sum | None:
     x, w, bias, out = call.encoding(0), call.constant(weight), call.constant(2), call.wanted()
     if x is None or w is None or out is None or (call.has(2) and bias is None):
         return None
@@ -55,7 +55,7 @@ def _sum(call: FastCall, scheme: Scheme, weight: int, channel_axis: int) -> _Sum
     scale = np.asarray(x.steps * form.scale, np.float32)
     others = tuple(a for a in range(w.data.ndim) if a != channel_axis % w.data.ndim)
     totals = np.abs(form.values).sum(axis=others, dtype=np.float64)
-    how, total = scheme(scale, out), integer_bias(bias, scale)
+    how, total = requantizer(scale, out), integer_bias(bias, scale)
     if how.offset.any():
         total = how.offset if total is None else total + how.offset
     return _Sum(form, total, how, totals)
@@ -83,7 +83,8 @@ def _integer_operands(call: FastCall, made: _Sum) -> list[Operand | str] | None:
     The weight's scale is the multiplier and the others are 1, so that the operators multiply by it as it is. None beyond int32.
     """
     x, out, stored = call.encoding(0), call.wanted(), _bytes(made.weight.values)
-    if x is None or out is None or not _is_byte(x, out) or stored is None or made.bound(largest(x)) >= _INT32:
+    fits = made.how.is_qlinear and made.bound(0 if x is None else largest(x)) < _INT32
+    if x is None or out is None or not _is_byte(x, out) or stored is None or not fits:
         return None
     codes, zero = stored
     zeros, one = call.literal(np.full(made.how.multiplier.shape, zero, codes.dtype)), call.literal(np.float32(1))
@@ -91,9 +92,9 @@ def _integer_operands(call: FastCall, made: _Sum) -> list[Operand | str] | None:
     return [call.codes(0), one, call.zero(x), call.literal(codes), multiplier, zeros, one, y_zero]
 
 
-def conv(call: FastCall, scheme: Scheme) -> bool:
+def conv(call: FastCall, requantizer: Requantizer) -> bool:
     """Conv as QLinearConv, or in float32."""
-    made, attributes = _sum(call, scheme, 1, 0), _padded(call)
+    made, attributes = _sum(call, requantizer, 1, 0), _padded(call)
     if made is None or attributes is None:
         return False
     operands = _integer_operands(call, made)
@@ -130,23 +131,23 @@ def _float_conv(call: FastCall, made: _Sum, attributes: Mapping[str, Any]) -> bo
     return codes is not None and call.give(call.write("Reshape", codes, call.literal([0, 0, *sizes], np.int64)))
 
 
-def conv_transpose(call: FastCall, scheme: Scheme) -> bool:
+def conv_transpose(call: FastCall, requantizer: Requantizer) -> bool:
     """ConvTranspose in float32, where its size is given by pads alone."""
     if call.node.get("output_shape") or call.node.get("auto_pad", "NOTSET") != "NOTSET" or call.node.get("group", 1) != 1:
         return False
-    made = _sum(call, scheme, 1, 1)
+    made = _sum(call, requantizer, 1, 1)
     if made is None:
         return False
     codes = _float_sum(call, made, "ConvTranspose", made.weight.values, call.node.attributes, spatial=made.weight.values.ndim - 2)
     return codes is not None and call.give(codes)
 
 
-def gemm(call: FastCall, scheme: Scheme) -> bool:
+def gemm(call: FastCall, requantizer: Requantizer) -> bool:
     """Gemm as QGemm, or in float32."""
     node = call.node
     if (node.get("alpha", 1.0), node.get("beta", 1.0)) != (1.0, 1.0) or node.get("transA", 0) or call.shape(0) is None:
         return False
-    made = _sum(call, scheme, 1, 0 if node.get("transB", 0) else 1)
+    made = _sum(call, requantizer, 1, 0 if node.get("transB", 0) else 1)
     if made is None or (made.bias is not None and made.bias.ndim > 1):
         return False
     weight = made.weight.values.T if node.get("transB", 0) else made.weight.values
@@ -159,14 +160,14 @@ def gemm(call: FastCall, scheme: Scheme) -> bool:
     return call.give(call.write("QGemm", *operands[:6], bias, *operands[6:], domain="com.microsoft"))
 
 
-def matmul(call: FastCall, scheme: Scheme) -> bool:
+def matmul(call: FastCall, requantizer: Requantizer) -> bool:
     """MatMul with a constant on the right as a sum; of two 8-bit activations as QLinearMatMul."""
     shapes = (call.shape(0), call.shape(1))
     if any(s is None or len(s) < 2 for s in shapes) or call.constant(0) is not None:
         return False
     if call.constant(1) is None:
-        return _matmul_of_two(call, scheme, (shapes[0] or (None,))[-1])
-    made = _sum(call, scheme, 1, -1)
+        return _matmul_of_two(call, requantizer, (shapes[0] or (None,))[-1])
+    made = _sum(call, requantizer, 1, -1)
     if made is None:
         return False
     operands = _integer_operands(call, made) if made.bias is None else None  # QLinearMatMul takes no bias
@@ -176,12 +177,12 @@ def matmul(call: FastCall, scheme: Scheme) -> bool:
     return call.give(call.write("QLinearMatMul", *operands))
 
 
-def _matmul_of_two(call: FastCall, scheme: Scheme, depth: int | str | None) -> bool:
+def _matmul_of_two(call: FastCall, requantizer: Requantizer, depth: int | str | None) -> bool:
     a, b, out = call.encoding(0), call.encoding(1), call.wanted()
     if a is None or b is None or out is None or not _is_byte(a, b, out) or not isinstance(depth, int):
         return False
-    how = scheme(np.asarray(a.steps * b.steps, np.float32), out)
-    if how.offset.any() or depth * largest(a) * largest(b) >= _INT32:
+    how = requantizer(np.asarray(a.steps * b.steps, np.float32), out)
+    if not how.is_qlinear or how.offset.any() or depth * largest(a) * largest(b) >= _INT32:
         return False
     one = call.literal(np.float32(1))
     operands = [call.codes(0), one, call.zero(a), call.codes(1), call.literal(how.multiplier), call.zero(b)]
@@ -209,10 +210,7 @@ def _float_sum(
             sums.append(call.write(op, *inputs, *offset, **attributes))
     # A difference, because ONNX Runtime would fuse the addition of a convolution into another one and round in between.
     total = sums[0] if len(sums) == 1 else call.write("Sub", *sums)
-    multiplier = made.how.multiplier
-    factors = multiplier.reshape(-1, *[1] * spatial) if multiplier.size > 1 else multiplier.reshape(())
-    scaled, one = call.write("Mul", total, call.variable(factors)), call.literal(np.float32(1))
-    return call.write("QuantizeLinear", scaled, one, call.code(made.how.zero, out))
+    return made.how.write(call, total, spatial, out)
 
 
 def _terms(call: FastCall, made: _Sum, operand: Operand | str, most: int) -> list[tuple[Operand | str, Array | None]] | None:
@@ -228,7 +226,7 @@ def _terms(call: FastCall, made: _Sum, operand: Operand | str, most: int) -> lis
     return [(multiple, upper.bias), (call.write("Sub", operand, multiple), lower.bias)]
 
 
-def sums(scheme: Scheme) -> Mapping[str, Lowering]:
+def sums(requantizer: Requantizer) -> Mapping[str, Lowering]:
     """The lowerings of sums for one requantization."""
     lowerings = {"Conv": conv, "ConvTranspose": conv_transpose, "Gemm": gemm, "MatMul": matmul}
-    return {op: partial(lowering, scheme=scheme) for op, lowering in lowerings.items()}
+    return {op: partial(lowering, requantizer=requantizer) for op, lowering in lowerings.items()}

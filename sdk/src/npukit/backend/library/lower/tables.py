@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from npukit.backend import FastCall, Lowering, Operand, Value
+from npukit.backend.library.kernels.unary import UNARY
 from npukit.encoding import Array, Encoding, container, dequantize, quantize
-from npukit_htp.kernels.unary import UNARY
 
 _INT32 = 6  # TensorProto.INT32
 

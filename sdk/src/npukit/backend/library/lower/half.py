@@ -14,10 +14,10 @@ import numpy as np
 
 from npukit.backend import FastCall, Lowering, Operand
 from npukit.backend.kernels import Window, along_channels, sliding_window
+from npukit.backend.library.kernels.conv import correlate
+from npukit.backend.library.lower.tables import TABLES, tabulated
 from npukit.backend.ort import OrtModel
 from npukit.graph import Node, make_graph
-from npukit_htp.kernels.conv import correlate
-from npukit_htp.lower.tables import TABLES, tabulated
 
 _FLOAT, _DOUBLE = 1, 11  # TensorProto
 

@@ -56,7 +56,7 @@ def _run(call: Call, gates: int, states: int) -> Sequence[Result]:
 
 
 def _refuse_special_forms(call: Call, gates: int) -> None:
-    """Raise ModelError for what the hardware does not take either: other activations, clipping, batch first."""
+    """Raise ModelError for what is not computed: other activations, clipping, batch first."""
     node = call.node
     default = ("Sigmoid", "Tanh", "Tanh") if gates == 4 else ("Sigmoid", "Tanh")
     activations = tuple(node.get("activations") or default)

@@ -1,0 +1,27 @@
+"""Kernels of ONNX ops, and their fast forms, for backends to choose from.
+
+They compute what the ops are defined to compute: exact integer sums, tables of correctly rounded functions, float32 between grids.
+What a chip does in another way, it overrides.
+"""
+
+from npukit.backend.library.kernels import KERNELS
+from npukit.backend.library.kernels.matmul import einsum, is_matmul, matmul
+from npukit.backend.library.kernels.unary import erf
+from npukit.backend.library.lower import HALF, lowerings_of
+from npukit.backend.library.lower.tables import tabulated
+from npukit.backend.library.requantize import Requantization, Requantizer, spread, wide
+
+__all__ = [
+    "HALF",
+    "KERNELS",
+    "Requantization",
+    "Requantizer",
+    "einsum",
+    "erf",
+    "is_matmul",
+    "lowerings_of",
+    "matmul",
+    "spread",
+    "tabulated",
+    "wide",
+]
