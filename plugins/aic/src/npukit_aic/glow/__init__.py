@@ -1,0 +1,1 @@
+"""Glow's arithmetic (https://github.com/pytorch/glow): parameters, requantization, histograms and the KL search."""
