@@ -453,5 +453,5 @@ def test_a_depthwise_conv_in_another_order_stays_on_its_kernel(monkeypatch: pyte
         parts = [window.tap(x, p) * weight[:, 0, i].reshape(-1, 1, 1) for i, p in enumerate(window.taps())]
         return np.add.reduce(parts[::-1])
 
-    monkeypatch.setattr("npukit.backend.library.lower.half.correlate", backwards)
+    monkeypatch.setattr("npukit.backend.library.lower.real.correlate", backwards)
     assert_same(graph, encodings, feeds, fast=0)

@@ -26,7 +26,7 @@ from npukit.backend import (
     load_constraints,
     load_socs,
 )
-from npukit.backend.library import HALF, lowerings_of, wide
+from npukit.backend.library import REAL, lowerings_of, wide
 from npukit.encoding import Array, Encoding
 from npukit.errors import UsageError
 from npukit.graph import Graph, Node, fold_affine, fold_constants, remove_dead_nodes, reshape_gather_nd
@@ -130,7 +130,7 @@ class HtpBackend(KernelBackend):
         return ROUNDED_INPUTS.get(node.op, len(node.inputs))
 
     def float_lowerings(self, soc: Soc) -> Mapping[str, Lowering]:
-        return HALF
+        return REAL
 
     def lowerings(self, soc: Soc) -> Mapping[str, Lowering]:
         return lowerings_of(profile_of(soc).requantize)

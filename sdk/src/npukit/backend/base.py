@@ -159,6 +159,14 @@ class Backend(abc.ABC):
         """
         return {node.name: stored_type(node, encodings) for node in graph.nodes}
 
+    def float_nodes(self, graph: Graph, types: Mapping[str, str], soc: Soc) -> frozenset[str]:
+        """The nodes of a prepared graph that compute in float whatever their tensors could be stored in, by name.
+
+        ``types`` are what nodes were asked to compute in. Their weights stay float, and so do activations that only such nodes make
+        and read; the others have grids, between which the nodes are float islands. By default there are none.
+        """
+        return frozenset()
+
     def ignores_encodings(self, soc: Soc) -> bool:
         """Whether programs for ``soc`` run the float model whatever the encodings."""
         return False

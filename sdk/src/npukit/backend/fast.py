@@ -98,7 +98,8 @@ class FastCall:
     """What a lowering gets: one node, its operands, and the means to write it in ONNX (opset 21 and com.microsoft).
 
     ``type`` is what the node computes in: "int" in ``KernelBackend.lowerings``, a float type in ``float_lowerings``.
-    The results must be those of the numpy kernel, bit for bit.
+    The results must be those of the numpy kernel, bit for bit. ``is_float32`` says that every node of the program computes in
+    float32.
     """
 
     def __init__(self, program: Program, index: int, compute: Compute) -> None:
@@ -106,6 +107,7 @@ class FastCall:
         self.type = program.type_of(self.node)
         self._graph, self._index, self._encodings, self._values = program.graph, index, program.encodings, program.payload
         self._compute = compute
+        self.is_float32 = program.is_float32
         # A float island, whose inputs and outputs are rounded to the type it computes in; float32 they are already.
         self._rounds = self.type == "float16" and stored_type(self.node, program.encodings) != "float16"
         self._nodes: list[tuple[Node, tuple[Operand | str, ...]]] = []

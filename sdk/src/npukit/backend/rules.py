@@ -77,9 +77,14 @@ class Rules:
 
         return min(self.of_op(node), key=badness, default=None)
 
-    def plan(self, graph: Graph, precision: Precision, given: Mapping[str, Encoding]) -> Plan:
-        """What the rows demand of every float tensor of the graph."""
-        activations = {n: given[n].dtype if n in given else precision.activations for n in graph.float_activations()}
+    def plan(
+        self, graph: Graph, precision: Precision, given: Mapping[str, Encoding], types: Mapping[str, str] | None = None
+    ) -> Plan:
+        """What the rows demand of every float tensor of the graph; ``types`` are what nodes were asked to compute in."""
+        floats = self.backend.float_nodes(graph, types or {}, self.soc)
+        inside = _between(graph, floats)
+        free = {n: "float32" if n in inside else precision.activations for n in graph.float_activations()}
+        activations = {n: given[n].dtype if n in given else dtype for n, dtype in free.items()}
         weights: dict[str, str] = {}
         ports: dict[str, Port] = {}
         derived: dict[str, tuple[str, str]] = {}
@@ -97,7 +102,7 @@ class Rules:
                 return graph.tensor(name).dtype
             return _constant_dtype(graph, name, port, wish)
 
-        for node in graph.nodes:
+        for node in (n for n in graph.nodes if n.name not in floats):
             wish = self._possible(node, precision)
             type_of = partial(planned, wish)
             row = self.best(graph, node, partial(self._wishes, graph, node, type_of, wish))
@@ -275,6 +280,14 @@ def _in_float(graph: Graph, node: Node, encodings: Mapping[str, Encoding], dtype
     names = [n for n in (*node.inputs, *node.outputs) if n and graph.tensor(n).is_float]
     kept = {n: e for n, e in encodings.items() if n not in names}
     return kept if dtype == "float32" else {**kept, **dict.fromkeys(names, Encoding(dtype))}
+
+
+def _between(graph: Graph, nodes: frozenset[str]) -> frozenset[str]:
+    """The tensors that only ``nodes`` make and read."""
+    if not nodes:
+        return frozenset()
+    touched = [(name, node.name in nodes) for node in graph.nodes for name in (*node.inputs, *node.outputs)]
+    return frozenset(name for name, is_inside in touched if is_inside) - {name for name, is_inside in touched if not is_inside}
 
 
 def _free(op: str) -> OpConstraint:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from types import TracebackType
 from typing import Any
 
@@ -35,6 +36,11 @@ class Program:
     settings: Mapping[str, Any] = attrs.field(factory=dict)
     types: Mapping[str, str] = attrs.field(factory=dict)
     edges: Mapping[str, Edge] = attrs.field(factory=dict)
+
+    @cached_property
+    def is_float32(self) -> bool:
+        """Whether every node computes in float32."""
+        return all(self.type_of(node) == "float32" for node in self.graph.nodes)
 
     def type_of(self, node: Node) -> str:
         """What ``node`` computes in."""

@@ -71,7 +71,7 @@ class Task:
         ties = tuple((a, b) for a, b in options.ties if a in prepared.tensors and b in prepared.tensors)
         options = attrs.evolve(options, ties=ties)
         known = propagate(prepared, decided, ties)
-        plan = target.rules.plan(prepared, precision, known)
+        plan = target.rules.plan(prepared, precision, known, types)
         plan = attrs.evolve(plan, shared=(*plan.shared, *as_shared(ties)))
         floats = {n for n, e in known.items() if e.is_float}
         grids = {n: d for n, d in plan.activations.items() if n not in floats and d in _GRIDS}

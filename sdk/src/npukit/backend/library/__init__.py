@@ -7,13 +7,13 @@ What a chip does in another way, it overrides.
 from npukit.backend.library.kernels import KERNELS
 from npukit.backend.library.kernels.matmul import einsum, is_matmul, matmul
 from npukit.backend.library.kernels.unary import erf
-from npukit.backend.library.lower import HALF, lowerings_of
+from npukit.backend.library.lower import REAL, lowerings_of
 from npukit.backend.library.lower.tables import tabulated
 from npukit.backend.library.requantize import Requantization, Requantizer, spread, wide
 
 __all__ = [
-    "HALF",
     "KERNELS",
+    "REAL",
     "Requantization",
     "Requantizer",
     "einsum",

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 from npukit.backend import Lowering
 from npukit.backend.library.lower.elementwise import ELEMENTWISE
-from npukit.backend.library.lower.half import HALF
 from npukit.backend.library.lower.movement import MOVEMENT
 from npukit.backend.library.lower.pool import POOL
+from npukit.backend.library.lower.real import REAL
 from npukit.backend.library.lower.sums import sums
 from npukit.backend.library.lower.tables import TABLES
 from npukit.backend.library.requantize import Requantizer
@@ -19,4 +19,4 @@ def lowerings_of(requantizer: Requantizer) -> Mapping[str, Lowering]:
     return {**ELEMENTWISE, **MOVEMENT, **POOL, **sums(requantizer), **TABLES}
 
 
-__all__ = ["HALF", "lowerings_of"]
+__all__ = ["REAL", "lowerings_of"]

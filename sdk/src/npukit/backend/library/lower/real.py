@@ -1,8 +1,9 @@
-"""Nodes that compute in float16, as islands between grids or on float16 tensors: real values in float32, rounded behind every node.
+"""Nodes that compute in a float type, as islands between grids or on float tensors: real values in float32, rounded behind every
+node when the type is float16.
 
-One float32 operation on float16 numbers, rounded to float16, is the same everywhere. Sums are float64, as in the kernels: products
-of float16 numbers are summed there without an error that rounding to 11 bits could show. ONNX Runtime has no Conv in float64, so a
-convolution is a MatMul of its windows.
+One float32 operation is the same everywhere. Sums have a fast form in float16 only: they are float64, as in the kernels, where
+products of float16 numbers are summed without an error that rounding to 11 bits could show. ONNX Runtime has no Conv in float64, so
+a convolution is a MatMul of its windows.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _FLOAT, _DOUBLE = 1, 11  # TensorProto
 
 
 def _real(write: Callable[[FastCall], str | None], *, data: int = 0, picks: bool = False) -> Lowering:
-    """``write`` for nodes of type float16 whose inputs, or the first ``data`` of them, are real values; the others are constant.
+    """``write`` for nodes of a float type whose inputs, or the first ``data`` of them, are real values; the others are constant.
 
     ``picks`` says that its results are values of its inputs.
     """
@@ -31,12 +32,18 @@ def _real(write: Callable[[FastCall], str | None], *, data: int = 0, picks: bool
     def run(call: FastCall) -> bool:
         count = len(call.node.inputs)
         constant = all(call.constant(i) is not None or not call.has(i) for i in range(data or count, count))
-        if call.type != "float16" or not constant or not all(call.has_real(i) for i in range(data or count) if call.has(i)):
+        if call.type == "int" or not constant or not all(call.has_real(i) for i in range(data or count) if call.has(i)):
             return False
         values = write(call)
         return values is not None and call.give_real(values, picked=picks)
 
     return run
+
+
+def _sum(write: Callable[[FastCall], str | None], *, data: int = 0) -> Lowering:
+    """``_real`` for nodes of type float16: sums of float32 have no order that all agree on."""
+    real = _real(write, data=data)
+    return lambda call: call.type == "float16" and real(call)
 
 
 def _chain(op: str) -> Lowering:
@@ -60,7 +67,7 @@ def _plain(call: FastCall, index: int) -> Operand | str:
 
 
 def _split(call: FastCall) -> bool:
-    if call.type != "float16" or not call.has_real(0) or (call.has(1) and call.constant(1) is None):
+    if call.type == "int" or not call.has_real(0) or (call.has(1) and call.constant(1) is None):
         return False
     sizes = (call.plain(1),) if call.has(1) else ()  # ONNX Runtime takes sizes or num_outputs, an absent input is one too many
     made = call.write_many("Split", call.real(0), *sizes, outputs=len(call.node.outputs), **call.node.attributes)
@@ -202,22 +209,22 @@ _MOVEMENT = [
     "Unsqueeze",
 ]
 
-HALF: Mapping[str, Lowering] = {
+REAL: Mapping[str, Lowering] = {
     **TABLES,
     **{op: _real(_same, data=1, picks=True) for op in (*_MOVEMENT, "GlobalMaxPool")},
     **{op: _real(_identity, data=1, picks=True) for op in ("Dropout", "Identity")},
     **{op: _chain(op) for op in ("Add", "Max", "Min", "Mul", "PRelu", "Sub")},
     "Clip": _or_table(_real(_clip, picks=True)),
     "Concat": _real(_concat, picks=True),
-    "Conv": _real(_conv),
-    "Gemm": _real(_gemm),
-    "GlobalAveragePool": _real(_global_average_pool),
+    "Conv": _sum(_conv),
+    "Gemm": _sum(_gemm),
+    "GlobalAveragePool": _sum(_global_average_pool),
     "LeakyRelu": _or_table(_real(_same)),
-    "MatMul": _real(_matmul),
+    "MatMul": _sum(_matmul),
     "MaxPool": _real(_max_pool, picks=True),
-    "ReduceMean": _real(_reduce_mean, data=1),
+    "ReduceMean": _sum(_reduce_mean, data=1),
     "Relu": _or_table(_real(_same, picks=True)),
     "Split": _split,
     "Sum": _chain("Add"),
 }
-"""Every op that has a fast form in float16; functions of one value have it between grids, where they are a table."""
+"""Every op that has a fast form in a float type; functions of one value have it between grids, where they are a table."""
