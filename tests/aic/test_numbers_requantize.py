@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from npukit.errors import EncodingError, UsageError
@@ -43,6 +43,7 @@ def test_factors_become_shifts_and_a_multiplier(factor: float, expected: tuple[i
 
 
 @given(st.lists(FACTORS, min_size=1, max_size=8))
+@example([127.7 * 2**-15, 127.5 * 2**-15])  # doubled once: to 255.4, and to 255 exactly
 def test_channels_get_what_each_would_alone(factors: list[float]) -> None:
     found = multiplier(np.array(factors))
     assert [tuple(map(int, row)) for row in zip(found.pre, found.post, found.mul, strict=True)] == list(map(as_glow_says, factors))
