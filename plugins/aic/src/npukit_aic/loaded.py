@@ -21,8 +21,32 @@ class Loaded:
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """The outputs by name, C-contiguous and fresh, for inputs in the shapes and dtypes of one specialization's bindings."""
         found = self._session.run(feeds, native=True)
-        return {name: np.ascontiguousarray(value) for name, value in found.items()}
+        return {name: np.array(value, order="C") for name, value in found.items()}
+
+    def overflow(self, feeds: Mapping[str, Array]) -> str:
+        """The first node whose result is not finite for these inputs, in words; "" when there is none.
+
+        Keeps all tensors meanwhile.
+        """
+        program = self._session.program
+        graph = program.graph
+        values = self._session.run(feeds, [name for node in graph.nodes for name in node.outputs if name], native=True)
+        for node in graph.nodes:
+            for name in filter(None, node.outputs):
+                if not is_finite(values[name], lowest=name in graph.before_softmax):
+                    found = values[name][~np.isfinite(values[name])].flat[0]
+                    inputs = [np.abs(values[n]).max(initial=0) for n in node.inputs if n in values and values[n].dtype.kind == "f"]
+                    largest = f", its largest input is {max(inputs):g}" if inputs else ""
+                    kind = program.type_of(node)
+                    limit = " (largest value 65504)" if kind == "float16" else ""
+                    return f"node '{node.name}' ({node.op}), computed in {kind}{limit}, gives {found} in '{name}'{largest}"
+        return ""
 
     def close(self) -> None:
         """Free what the card holds."""
         self._session.close()
+
+
+def is_finite(value: Array, *, lowest: bool = False) -> bool:
+    """Whether an array has no NaN and nothing infinite, save -inf with ``lowest``."""
+    return value.dtype.kind != "f" or bool(np.all(np.isfinite(value) | (np.isneginf(value) if lowest else False)))
