@@ -1,0 +1,20 @@
+"""Fixtures that all tests of the aic plugin share."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def cards_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Every test has cards of its own, as have the processes that it starts: claims are kept in the temporary folder."""
+    folder = tmp_path / "cards"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    for name in ("NPUKIT_AIC_DEVICES", "NPUKIT_AIC_CARD"):
+        monkeypatch.delenv(name, raising=False)
+    return folder
