@@ -17,6 +17,7 @@ from npukit.errors import ConstraintError, UsageError
 from npukit.graph import Graph, bind, fold_constants
 from npukit.package import Package
 from npukit.quantization import Source
+from npukit_aic import cards
 from npukit_aic.files.io_list import IoList, read_io_list, write_io_template
 from npukit_aic.files.mdp import read_partitions, write_partition_template
 from npukit_aic.mx import with_mxfp6
@@ -77,8 +78,6 @@ def _files(graph: Graph, target: Target, options: Mapping[str, Any]) -> IoList:
     if options.get("mdp_dump_partition_config"):
         write_partition_template(Path(options["mdp_dump_partition_config"]), graph, cores)
     if options.get("mdp_load_partition_config"):
-        from npukit_aic import cards
-
         total = int(target.soc.features["cores"])
         read_partitions(Path(options["mdp_load_partition_config"]), graph, devices=cards.devices(), cores=total)
     path = options.get("custom_io_list_file")
