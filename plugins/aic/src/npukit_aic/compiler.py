@@ -12,6 +12,7 @@ import attrs
 
 import npukit
 from npukit.backend import Target
+from npukit.calibration import Profile
 from npukit.encoding import Encoding
 from npukit.errors import ConstraintError, UsageError
 from npukit.graph import Graph, bind, fold_constants
@@ -23,6 +24,7 @@ from npukit_aic.files.mdp import read_partitions, write_partition_template
 from npukit_aic.mx import with_mxfp6
 from npukit_aic.precision import Note, asked_types, in_half_range
 from npukit_aic.qpc import Qpc
+from npukit_aic.quantized import profiled, quantized_package, quantizes
 from npukit_aic.source import read_model
 
 CARD = "Standard"
@@ -52,22 +54,48 @@ def compile_model(
     target = target_of(options, card)
     source = read_model(model, options, note)
     io = _files(source.graph, target, options)
-    graph = target.prepare(fold_constants(source.graph))
-    types = asked_types(source.graph, graph, options, note)
+    prepared = _prepared(source, target)
+    types = asked_types(source.graph, prepared.graph, options, note)
     if options.get("mxfp6_matmul"):
-        graph, count = with_mxfp6(graph)
+        graph, count = with_mxfp6(prepared.graph)
         note(f"mxfp6-matmul: {count} weights of matrix products are rounded to MXFP6 (E2M3)")
-    source = attrs.evolve(source, graph=graph)
-    made = _float_build(source, target, types, io, bool(options.get("convert_to_fp16")))
+        prepared = attrs.evolve(prepared, graph=graph)
+    if quantizes(options):
+        made = quantized_package(prepared, target, options, types, io, _profile(prepared, target, options, data, note))
+    else:
+        made = _float_package(prepared, target, types, io, bool(options.get("convert_to_fp16")))
     made = _finished(made, target, types, note)
     manifest = attrs.evolve(made.manifest, options={**made.manifest.options, "qaic": dict(options)})
     return attrs.evolve(made, manifest=manifest)
+
+
+def profile_model(
+    model: str | os.PathLike[str], options: Mapping[str, Any], *, card: str = CARD, data: Any = None, note: Note = warn
+) -> int:
+    """Write the profile that ``options`` ask for (dump_profile) and compile nothing. Returns how many tensors it has."""
+    target = target_of(options, card)
+    source = read_model(model, options, note)
+    return len(_profile(_prepared(source, target), target, options, data, note).tensors)
 
 
 def target_of(options: Mapping[str, Any], card: str) -> Target:
     """The card with the options that are settings of its backend."""
     settings = {o.name: options[o.name] for o in npukit.target("aic").backend.options() if options.get(o.name) is not None}
     return npukit.target("aic", soc=card, settings=settings)
+
+
+def _prepared(source: Source, target: Target) -> Source:
+    return attrs.evolve(source, graph=target.prepare(fold_constants(source.graph)))
+
+
+def _profile(source: Source, target: Target, options: Mapping[str, Any], data: Any, note: Note) -> Profile:
+    """The profile that is loaded, or what the model does on data, which is written when that is asked for."""
+    if options.get("load_profile"):
+        return Profile.load(options["load_profile"])
+    found = profiled(source, target, options, data, note)
+    if options.get("dump_profile"):
+        found.save(options["dump_profile"])
+    return found
 
 
 def _files(graph: Graph, target: Target, options: Mapping[str, Any]) -> IoList:
@@ -84,7 +112,7 @@ def _files(graph: Graph, target: Target, options: Mapping[str, Any]) -> IoList:
     return read_io_list(Path(path), graph) if path else IoList()
 
 
-def _float_build(source: Source, target: Target, types: dict[str, str], io: IoList, half: bool) -> Package:
+def _float_package(source: Source, target: Target, types: dict[str, str], io: IoList, half: bool) -> Package:
     """The model in float; a node with an end that is handed over as int8 computes in float between the two."""
     beside = {n.name for n in source.graph.nodes if any(name in io.encodings for name in (*n.inputs, *n.outputs))}
     types |= {name: "float16" if half else "float32" for name in beside if name not in types}
@@ -111,5 +139,8 @@ def _refuse(graph: Graph, encodings: Mapping[str, Encoding], target: Target, typ
     problems = target.problems(graph, encodings, types=types)
     errors = [p for p in problems if p.severity == "error"]
     if errors:
-        more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-        raise ConstraintError(f"{target.name} refuses the model: {errors[0]}{more}", problems=problems)
+        first, more = errors[0], f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+        # Hints of npukit's own flags are of no use here.
+        hint = f"-execute-nodes-in-fp16={first.op} computes it in float16" if first.hint.startswith("--") else first.hint
+        where = f"operator {first.op} of node '{first.node}'"
+        raise ConstraintError(f"{target.name} refuses {where}: {first.message}{more}", problems=problems, hint=hint)
