@@ -277,6 +277,27 @@ def qairt_flags() -> str:
     return "\n".join(parts)
 
 
+def qaic_exec_flags() -> str:
+    """Every flag of qaic-exec: what it does here, that it has no effect, or why it is refused."""
+    from npukit_aic.tools.exec_flags import ALIASES, FLAGS, spelling, what
+
+    parts = [NOTE + "# Flags of qaic-exec\n"]
+    parts.append(
+        "`qaic-compile` takes the same. A flag is `-NAME=VALUE` or `-NAME VALUE`, with one hyphen or two; a flag without a value is"
+        " true. Empty arguments are skipped, lists add up. The folder of `-aic-binary-dir` must not be there yet. Exit code 0: all"
+        " that was asked for is written; 1: the model has a problem; 2: flags or files have one.\n"
+    )
+    older = {row: [f"`-{name}`" for name, flag in ALIASES.items() if flag == row] for row in FLAGS}
+    rows = [
+        (
+            " or ".join([f"`{spelling(row)}`", *older[flag]]),
+            what(row) + (f" (default: {row.default})" if row.default not in (None, False, "", (), {}) else ""),
+        )
+        for flag, row in FLAGS.items()
+    ]
+    return "\n".join([*parts, table(["Flag", "What"], rows)])
+
+
 PAGES: dict[str, Callable[[], str]] = {
     "cli.md": cli,
     "python-api.md": python_api,
@@ -284,6 +305,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "socs-htp.md": socs,
     "errors.md": errors,
     "qairt-flags.md": qairt_flags,
+    "qaic-exec-flags.md": qaic_exec_flags,
 }
 
 

@@ -3,27 +3,144 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import attrs
 
 import npukit
+from npukit.backend import Target
+from npukit.calibration import Profile
+from npukit.encoding import Encoding
+from npukit.errors import ConstraintError, UsageError
+from npukit.graph import Graph, bind, fold_constants
 from npukit.package import Package
-from npukit.quantization import Request
+from npukit.quantization import Source
+from npukit_aic import cards
+from npukit_aic.files.io_list import IoList, read_io_list, write_io_template
+from npukit_aic.files.mdp import read_partitions, write_partition_template
+from npukit_aic.mx import with_mxfp6
+from npukit_aic.precision import Note, asked_types, in_half_range
+from npukit_aic.qpc import Qpc
+from npukit_aic.quantized import profiled, quantized_package, quantizes
+from npukit_aic.source import read_model
 
 CARD = "Standard"
 """The card that is emulated when nobody names one."""
+_MX_CACHE = "hand the cache over as float16, or as int8 with Scale and Offset, in a custom I/O list"
 
 
-def compile_model(model: str | os.PathLike[str], options: Mapping[str, Any], *, card: str = CARD, data: Any = None) -> Package:
+def warn(text: str) -> None:
+    """A Python warning: what a compilation says when nobody else listens."""
+    warnings.warn(text, stacklevel=3)
+
+
+def compile_model(
+    model: str | os.PathLike[str], options: Mapping[str, Any], *, card: str = CARD, data: Any = None, note: Note = warn
+) -> Package:
     """A package that runs as the card would.
 
     ``options`` are values by the names of qaic.Session's keywords, in the form that ``npukit_aic.options`` gives them; ``data`` are
-    calibration samples for a quantized build. The package keeps the options under "qaic" in its manifest.
+    calibration samples for a quantized build. The package keeps the options under "qaic" in its manifest. ``note`` hears of what
+    has no effect or loses precision.
+
+    Raises UsageError for options and files that do not fit the model, ModelError for a damaged model, ConstraintError for one that
+    the card refuses.
     """
-    settings = {"convert_to_fp16": bool(options.get("convert_to_fp16", False))}
-    request = Request(model, symbols=dict(options.get("onnx_define_symbol") or ()))
-    made = npukit.convert(request, npukit.target("aic", soc=card, settings=settings), prepare=True).package
+    if options.get("mxint8_kv_cache"):
+        raise UsageError("mxint8-kv-cache is not emulated", hint=_MX_CACHE)
+    target = target_of(options, card)
+    source = read_model(model, options, note)
+    io = _files(source.graph, target, options)
+    prepared = _prepared(source, target)
+    types = asked_types(source.graph, prepared.graph, options, note)
+    if options.get("mxfp6_matmul"):
+        graph, count = with_mxfp6(prepared.graph)
+        note(f"mxfp6-matmul: {count} weights of matrix products are rounded to MXFP6 (E2M3)")
+        prepared = attrs.evolve(prepared, graph=graph)
+    if quantizes(options):
+        made = quantized_package(prepared, target, options, types, io, _profile(prepared, target, options, data, note))
+    else:
+        made = _float_package(prepared, target, types, io, bool(options.get("convert_to_fp16")))
+    made = _finished(made, target, types, note)
     manifest = attrs.evolve(made.manifest, options={**made.manifest.options, "qaic": dict(options)})
     return attrs.evolve(made, manifest=manifest)
+
+
+def profile_model(
+    model: str | os.PathLike[str], options: Mapping[str, Any], *, card: str = CARD, data: Any = None, note: Note = warn
+) -> int:
+    """Write the profile that ``options`` ask for (dump_profile) and compile nothing. Returns how many tensors it has."""
+    target = target_of(options, card)
+    source = read_model(model, options, note)
+    return len(_profile(_prepared(source, target), target, options, data, note).tensors)
+
+
+def target_of(options: Mapping[str, Any], card: str) -> Target:
+    """The card with the options that are settings of its backend."""
+    settings = {o.name: options[o.name] for o in npukit.target("aic").backend.options() if options.get(o.name) is not None}
+    return npukit.target("aic", soc=card, settings=settings)
+
+
+def _prepared(source: Source, target: Target) -> Source:
+    return attrs.evolve(source, graph=target.prepare(fold_constants(source.graph)))
+
+
+def _profile(source: Source, target: Target, options: Mapping[str, Any], data: Any, note: Note) -> Profile:
+    """The profile that is loaded, or what the model does on data, which is written when that is asked for."""
+    if options.get("load_profile"):
+        return Profile.load(options["load_profile"])
+    found = profiled(source, target, options, data, note)
+    if options.get("dump_profile"):
+        found.save(options["dump_profile"])
+    return found
+
+
+def _files(graph: Graph, target: Target, options: Mapping[str, Any]) -> IoList:
+    """Read what files say of the model's ends and partitions, and write the templates that are asked for."""
+    cores = int(options.get("aic_num_cores") or 1)
+    if options.get("dump_custom_io_config_template_file"):
+        write_io_template(Path(options["dump_custom_io_config_template_file"]), graph)
+    if options.get("mdp_dump_partition_config"):
+        write_partition_template(Path(options["mdp_dump_partition_config"]), graph, cores)
+    if options.get("mdp_load_partition_config"):
+        total = int(target.soc.features["cores"])
+        read_partitions(Path(options["mdp_load_partition_config"]), graph, devices=cards.devices(), cores=total)
+    path = options.get("custom_io_list_file")
+    return read_io_list(Path(path), graph) if path else IoList()
+
+
+def _float_package(source: Source, target: Target, types: dict[str, str], io: IoList, half: bool) -> Package:
+    """The model in float; a node with an end that is handed over as int8 computes in float between the two."""
+    beside = {n.name for n in source.graph.nodes if any(name in io.encodings for name in (*n.inputs, *n.outputs))}
+    types |= {name: "float16" if half else "float32" for name in beside if name not in types}
+    source = attrs.evolve(source, overrides={**(source.overrides or {}), **io.encodings}, types=types, edges=io.edges)
+    return npukit.convert(source, target, fold=False).package
+
+
+def _finished(package: Package, target: Target, asked: Mapping[str, str], note: Note) -> Package:
+    """The package with the type of every node, constants that these can hold, and nothing that the card refuses."""
+    types = {**target.types(package.graph, package.encodings), **asked}
+    graph = in_half_range(package.graph, types, note)
+    package = attrs.evolve(package, graph=graph, types=types)
+    for sizes in package.bindings or ({},):
+        part = target.prepare(bind(graph, sizes)) if sizes else graph
+        _refuse(part, {n: e for n, e in package.encodings.items() if n in part.tensors}, target, asked)
+    Qpc.of(package)
+    return package
+
+
+def _refuse(graph: Graph, encodings: Mapping[str, Encoding], target: Target, types: Mapping[str, str]) -> None:
+    """Raise ConstraintError that lists all problems when there is an error among them."""
+    if target.rules.open_ended:  # a backend without constraints runs what it can
+        return
+    problems = target.problems(graph, encodings, types=types)
+    errors = [p for p in problems if p.severity == "error"]
+    if errors:
+        first, more = errors[0], f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+        # Hints of npukit's own flags are of no use here.
+        hint = f"-execute-nodes-in-fp16={first.op} computes it in float16" if first.hint.startswith("--") else first.hint
+        where = f"operator {first.op} of node '{first.node}'"
+        raise ConstraintError(f"{target.name} refuses {where}: {first.message}{more}", problems=problems, hint=hint)

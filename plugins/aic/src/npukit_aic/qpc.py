@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,12 @@ import attrs
 import numpy as np
 
 from npukit.errors import ModelError, PackageError, UsageError
-from npukit.graph import Graph, bind
+from npukit.graph import Graph, bind, part_of
 from npukit.package import Package, read_package, write_package
 
 FILE = "programqpc.bin"
-_VENDOR = (0x00A1CD7C).to_bytes(4, "little")
+# The first bytes of a QPC for the hardware, and of one of ours, which is a zip.
+_VENDOR, _OURS = (0x00A1CD7C).to_bytes(4, "little"), b"PK\x03\x04"
 
 
 @attrs.frozen
@@ -61,14 +63,24 @@ class Qpc:
 
 
 def write_qpc(package: Package, folder: str | os.PathLike[str]) -> Path:
-    """Write ``programqpc.bin`` into ``folder``, which is made when it is not there; nothing half written stays behind."""
-    target = Path(folder) / FILE
+    """Write ``programqpc.bin`` into ``folder``. One that is not there yet appears with the whole file in it, or not at all."""
+    target = Path(folder)
+    if target.is_dir():
+        write_package(package, target / FILE)
+        return target / FILE
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        part = part_of(target)
+        part.mkdir()
+        try:
+            write_package(package, part / FILE)
+            part.rename(target)
+        except BaseException:
+            shutil.rmtree(part, ignore_errors=True)
+            raise
     except OSError as error:
         raise UsageError(f"cannot make folder '{folder}': {error.strerror}") from None
-    write_package(package, target)
-    return target
+    return target / FILE
 
 
 def read_qpc(path: str | os.PathLike[str]) -> Qpc:
@@ -84,6 +96,8 @@ def read_qpc(path: str | os.PathLike[str]) -> Qpc:
         raise PackageError(
             f"QPC '{found}' was compiled for the hardware", hint="compile the ONNX model again with npukit's qaic-exec"
         )
+    if start != _OURS:
+        raise PackageError(f"'{found}' is no QPC, or it is truncated", hint="npukit's qaic-exec makes one of an ONNX model")
     return Qpc.of(read_package(found))
 
 

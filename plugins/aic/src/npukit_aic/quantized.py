@@ -1,0 +1,76 @@
+"""A quantized build: what it is profiled with, and the package that follows from profile and options."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+import npukit
+from npukit.backend import Target
+from npukit.calibration import Profile
+from npukit.graph import bind
+from npukit.package import Package
+from npukit.quantization import Options, Source
+from npukit_aic.files.io_list import IoList
+from npukit_aic.precision import Note, float_tensors
+from npukit_aic.samples import InputFiles, random_samples
+
+_CONVOLUTIONS, _PRODUCTS = ("Conv", "ConvTranspose"), ("Gemm", "MatMul")
+_METHODS = {
+    "None": "min-max",
+    "Percentile": "percentile",
+    "MSE": "mse",
+    "SQNR": "sqnr",
+    "KLMinimization": "entropy",
+    "KLMinimizationV2": "entropy",
+}
+"""The observer of each quantization_calibration."""
+
+
+def quantizes(options: Mapping[str, Any]) -> bool:
+    """Whether ``options`` ask for int8."""
+    return any(options.get(name) for name in ("convert_to_quantize", "dump_profile", "load_profile", "external_quantization_file"))
+
+
+def profiled(source: Source, target: Target, options: Mapping[str, Any], data: Any, note: Note) -> Profile:
+    """What the float model of a prepared ``source`` does on ``data``, on the files of the input list, or on random samples."""
+    samples = data
+    if samples is None and options.get("input_list_file"):
+        samples = InputFiles(Path(options["input_list_file"]), source.graph)
+    if samples is None:
+        kind = options.get("use_random_input_data") or "gaussian"
+        note(f"the model is profiled with random data ({kind}): ranges are those of no real data")
+        graph = bind(source.graph, source.bindings[0]) if source.bindings else source.graph
+        samples = random_samples({name: graph.tensor(name) for name in graph.inputs}, kind)
+    return npukit.profile(source, target, data=samples)
+
+
+def quantized_package(
+    source: Source, target: Target, options: Mapping[str, Any], types: Mapping[str, str], io: IoList, profile: Profile | None
+) -> Package:
+    """The package of a prepared ``source``; nodes with ``types`` in float stay out of the quantization."""
+    given = {**(source.overrides or {}), **float_tensors(source.graph, types), **io.encodings}
+    source = attrs.evolve(source, overrides=given)
+    return npukit.quantize(source, target, data=profile, options=_options(options, types, io, source)).package
+
+
+def _options(options: Mapping[str, Any], types: Mapping[str, str], io: IoList, source: Source) -> Options:
+    width = str(options.get("quantization_precision") or "Int8").lower()
+    channels = _CONVOLUTIONS if options.get("enable_channelwise") else ()
+    rows = _PRODUCTS if options.get("enable_rowwise") else ()
+    return Options(
+        activations=width,
+        weights=width,
+        bias=str(options.get("quantization_precision_bias") or "Int32").lower(),
+        per_channel=(*channels, *rows) or False,
+        calibration=_METHODS[options.get("quantization_calibration") or "None"],
+        percentile=float(options.get("percentile_calibration_value") or 100.0),
+        islands=True,
+        strict=False,  # the compiler refuses in its own words
+        node_types=types,
+        edges=io.edges,
+        bindings=source.bindings,
+    )
