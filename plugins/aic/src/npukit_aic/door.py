@@ -5,6 +5,7 @@ Every start of Python imports this module (npukit_aic.pth), so it imports next t
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
@@ -23,6 +24,14 @@ class Door:
 
 
 def open_door() -> None:
-    """Put the door behind all finders, once."""
-    if Door not in sys.meta_path:
+    """Put the door behind all finders, once; before them in a process of ``npukit aic-run``, where the emulator is wanted."""
+    if Door in sys.meta_path:
+        return
+    root = os.environ.get("NPUKIT_AIC_ROOT")
+    if root is None:
         sys.meta_path.append(Door)
+    else:
+        from npukit_aic.redirect import install
+
+        sys.meta_path.insert(0, Door)
+        install(root)

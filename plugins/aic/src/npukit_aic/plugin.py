@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from npukit.plugins import hookimpl
 
 if TYPE_CHECKING:
+    import argparse
+
     from npukit.backend import Backend
 
 
@@ -16,3 +18,12 @@ def register_backends() -> Backend:
     from npukit_aic.backend import AicBackend
 
     return AicBackend()
+
+
+@hookimpl
+def register_commands(subparsers: argparse._SubParsersAction[Any]) -> None:
+    """``npukit aic-run``."""
+    from npukit_aic import launcher
+
+    summary = "run a script that was written for the vendor's card on the emulator"
+    launcher.configure(subparsers.add_parser("aic-run", help=summary, description=launcher.__doc__))
