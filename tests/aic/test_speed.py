@@ -16,6 +16,7 @@ from npukit.backend import Edge, Soc, count_costs, total
 from npukit.encoding import Encoding
 from npukit.errors import UsageError
 from npukit.graph import Graph, Node, make_graph
+from npukit.package import Manifest, Package
 from npukit_aic import speed
 from npukit_aic.backend import AicBackend
 from npukit_aic.speed import Card, Estimate
@@ -200,6 +201,16 @@ def test_costs_for_bench_have_a_time_per_node() -> None:
     assert [c.node for c in costs] == [n.name for n in graph.nodes]
     assert [c.macs for c in costs] == [c.macs for c in count_costs(graph, {})]
     assert total(costs).us == pytest.approx(1e6 * sum(r.seconds for r in found.rows if r.work.kind != "convert"))
+
+
+def test_a_package_is_estimated_as_its_callers_use_it() -> None:
+    """Its first specialization, its types, what callers hand over."""
+    graph = make_graph([Node("MatMul", "m", ("x", "w"), ("y",))], {"x": ("float32", ("n", 64))}, ["y"], {"w": zeros(64, 64)})
+    edges, sizes = {"x": Edge("float16")}, ({"n": 4}, {"n": 8})
+    package = Package(Manifest(), graph, {}, {"m": "float16"}, edges, sizes)
+    found = speed.estimate_package(package, SOCS["Standard"], {})
+    assert (found.batch, row(found, "m").work.precision) == (4, "float16")
+    assert found.ceilings["host link"] == pytest.approx(13e9 / (2 * 64 + 4 * 64))
 
 
 # The options. Each changes the figure that it is about, in the direction that the model promises.

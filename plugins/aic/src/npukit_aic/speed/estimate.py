@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 import attrs
@@ -22,7 +23,8 @@ from numpy.typing import NDArray
 
 from npukit.backend import Edge, Soc
 from npukit.encoding import Encoding
-from npukit.graph import Graph
+from npukit.graph import Graph, bind
+from npukit.package import Package
 from npukit_aic.speed.card import Card, card_of
 from npukit_aic.speed.plan import Plan, read_plan
 from npukit_aic.speed.work import TENSOR_KINDS, Model, Work, model_of
@@ -48,12 +50,12 @@ class Estimate:
     """Modelled speed of a model on a card.
 
     ``rate``: inferences per second of the card, each sample of a batch counting as one; ``latency``: seconds from handing over a
-    batch to its result, with ``set_size`` of them in flight; ``bound`` names what limits the rate: "host link", "ddr", "noc",
-    "compute", "vector", "overhead" or "floor"; ``ceilings`` has the rate that each resource alone would allow. ``resident``:
-    whether the weights stay in vector memory. ``unknown``: nodes whose work is not known, so that ``rate`` is an upper bound.
+    batch to its result, with ``set_size`` of them in flight; ``bound`` names what limits the rate: "host link", "host",
+    "transfers", "ddr", "noc", "compute", "vector", "overhead" or "floor"; ``ceilings`` has the rate that each resource alone would
+    allow. ``resident``: whether the weights stay in vector memory. ``unknown``: nodes whose work is not known, so that ``rate`` is
+    an upper bound.
     """
 
-    rows: tuple[Row, ...]
     rate: float
     latency: float
     bound: str
@@ -62,6 +64,14 @@ class Estimate:
     batch: int
     plan: Plan
     unknown: tuple[str, ...]
+    _layers: tuple[Work, ...] = attrs.field(repr=False)
+    _columns: tuple[_Vector, ...] = attrs.field(repr=False)
+
+    @cached_property
+    def rows(self) -> tuple[Row, ...]:
+        """One row per node, in order, then one per input and output that is converted."""
+        columns = (column.tolist() for column in self._columns)
+        return tuple(Row(layer, *numbers) for layer, *numbers in zip(self._layers, *columns, strict=True))
 
 
 def estimate(
@@ -81,6 +91,12 @@ def estimate(
     return solve(model_of(graph, encodings, types, edges), card, read_plan(settings, card.cores))
 
 
+def estimate_package(package: Package, soc: Soc, settings: Mapping[str, Any]) -> Estimate:
+    """How fast ``soc`` would run a compiled model, the first one of its specializations; see ``estimate``."""
+    graph = bind(package.graph, package.bindings[0]) if package.bindings else package.graph
+    return estimate(graph, package.encodings, package.types, soc, settings, package.edges)
+
+
 def solve(model: Model, card: Card, plan: Plan) -> Estimate:
     """The estimate for work that is counted already."""
     chips = min(card.chips, math.ceil(plan.cores * card.chips / card.cores))  # of one activation
@@ -89,13 +105,18 @@ def solve(model: Model, card: Card, plan: Plan) -> Estimate:
     units = _unit_times(model, plan, card, ddr_bytes, chips)
     totals = {name: float(times.sum()) for name, times in units.items()}
     seconds = _layer_times(units, plan)
-    overhead = np.where([layer.kind == "free" for layer in model.layers], 0.0, plan.ols * card.overhead_s)
+    overhead = np.full(len(model.layers), plan.ols * card.overhead_s)
+    for (_, kind), where in model.groups.items():
+        if kind == "free":
+            overhead[where] = 0.0
     run = float((seconds + overhead).sum())
-    link, host = _host_times(model, card, plan)
-    alone = max(card.floor_s, run + host)
+    host = _host_times(model, card, plan)
+    waiting = sum(host.values())
+    alone = max(card.floor_s, run + waiting)
     samples, flight = model.batch, plan.activations * model.batch
     ceilings = {
-        "host link": _rate(samples, link),
+        "host link": _rate(samples, host["host link"]),
+        "host": _rate(samples, host["host"]),
         "ddr": _rate(samples, totals["ddr"] * chips / busy),
         "noc": _rate(samples, totals["noc"] * chips / busy),
         "activation": _rate(flight, run),
@@ -103,11 +124,10 @@ def solve(model: Model, card: Card, plan: Plan) -> Estimate:
     }
     rate = min(ceilings.values())
     parts = {**totals, "overhead": float(overhead.sum())}
-    bound = _bound(ceilings, parts, host, floor=alone > run + host)
-    columns = (ddr_bytes, *units.values(), seconds + overhead)
-    rows = tuple(Row(layer, *numbers) for layer, *numbers in zip(model.layers, *(c.tolist() for c in columns), strict=True))
+    bound = _bound(ceilings, parts, host, floor=alone > run + waiting)
     latency = flight * plan.set_size / rate
-    return Estimate(rows, rate, latency, bound, ceilings, resident, samples, plan, model.unknown)
+    columns = (ddr_bytes, *units.values(), seconds + overhead)
+    return Estimate(rate, latency, bound, ceilings, resident, samples, plan, model.unknown, model.layers, columns)
 
 
 def _ddr_bytes(model: Model, card: Card, plan: Plan) -> tuple[_Vector, bool]:
@@ -133,22 +153,17 @@ def _ddr_bytes(model: Model, card: Card, plan: Plan) -> tuple[_Vector, bool]:
 
 def _unit_times(model: Model, plan: Plan, card: Card, ddr_bytes: _Vector, chips: int) -> dict[str, _Vector]:
     """Seconds of each layer on each unit, (L,): the longest run of one activation that has its chips for itself."""
-    pairs = [(layer.precision, layer.kind) for layer in model.layers]
-    macs = {pair: card.macs_per_s(*pair) for pair in set(pairs)}
-    vector = {precision: card.vector_per_s(precision) for precision, _ in pairs}
-    products = model.columns["macs"] * [kind in TENSOR_KINDS for _, kind in pairs]
-    t_products: _Vector = products / plan.cores / [macs[pair] for pair in pairs]
-    t_vector: _Vector = model.columns["vector"] / plan.cores / [vector[precision] for precision, _ in pairs]
-    if plan.host_preproc:
-        t_vector = np.where([kind == "convert" for _, kind in pairs], 0.0, t_vector)
-    wide = np.array([precision == "float32" for precision, _ in pairs])
-    exchanged = model.columns["exchanged"] * (1 - 1 / plan.mos)
-    return {
-        "compute": np.where(wide, 0.0, t_products),
-        "vector": t_vector + np.where(wide, t_products, 0.0),
-        "ddr": ddr_bytes / (card.ddr_efficiency * card.ddr_bytes_per_s * chips / card.chips),
-        "noc": exchanged / (card.noc_bytes_per_s * chips),
-    }
+    columns = model.columns
+    times = {name: np.zeros(len(model.layers)) for name in ("compute", "vector")}
+    for (precision, kind), where in model.groups.items():
+        if kind in TENSOR_KINDS:
+            unit = "vector" if precision == "float32" else "compute"
+            times[unit][where] = columns["macs"][where] / (plan.cores * card.macs_per_s(precision, kind))
+        elif kind != "convert" or not plan.host_preproc:
+            times["vector"][where] = columns["vector"][where] / (plan.cores * card.vector_per_s(precision))
+    times["ddr"] = ddr_bytes / (card.ddr_efficiency * card.ddr_bytes_per_s * chips / card.chips)
+    times["noc"] = columns["exchanged"] * (1 - 1 / plan.mos) / (card.noc_bytes_per_s * chips)
+    return times
 
 
 def _layer_times(units: Mapping[str, _Vector], plan: Plan) -> _Vector:
@@ -163,26 +178,30 @@ def _layer_times(units: Mapping[str, _Vector], plan: Plan) -> _Vector:
     return found
 
 
-def _host_times(model: Model, card: Card, plan: Plan) -> tuple[float, float]:
-    """Seconds of the host link in one run, and of all that the host does for it: transfers, and conversions with host_preproc."""
+def _host_times(model: Model, card: Card, plan: Plan) -> dict[str, float]:
+    """Seconds of one run on the host link, in conversions by the host, and to set up transfers."""
     crossing = sum(port.stored if plan.host_preproc else port.native for port in model.ports)
+    converted = sum(port.native for port in model.ports if port.native != port.stored) if plan.host_preproc else 0
     inputs = sum(port.is_input for port in model.ports)
     outputs = len(model.ports) - inputs
     transfers = min(inputs, 1 if plan.combine_inputs else inputs) + min(outputs, 1 if plan.combine_outputs else outputs)
-    converted = sum(port.native for port in model.ports if port.native != port.stored) if plan.host_preproc else 0
-    link = crossing / card.link_bytes_per_s
-    return link, link + transfers * card.transfer_s + converted / card.host_bytes_per_s
+    return {
+        "host link": crossing / card.link_bytes_per_s,
+        "host": converted / card.host_bytes_per_s,
+        "transfers": transfers * card.transfer_s,
+    }
 
 
 def _rate(samples: float, seconds: float) -> float:
     return samples / seconds if seconds else math.inf
 
 
-def _bound(ceilings: Mapping[str, float], parts: Mapping[str, float], host: float, *, floor: bool) -> str:
+def _bound(ceilings: Mapping[str, float], parts: Mapping[str, float], host: Mapping[str, float], *, floor: bool) -> str:
     """What limits the rate: a shared resource, or the largest part of the time that one run takes."""
     lowest = min(ceilings, key=ceilings.__getitem__)
-    if lowest == "activation":
-        return max(parts, key=parts.__getitem__)
-    if lowest == "in flight":
-        return "floor" if floor else max({**parts, "host link": host}.items(), key=lambda item: item[1])[0]
+    if lowest == "in flight" and floor:
+        return "floor"
+    if lowest in ("activation", "in flight"):
+        found = parts if lowest == "activation" else {**parts, **host}
+        return max(found, key=found.__getitem__)
     return lowest

@@ -76,6 +76,14 @@ class Model:
         names = ("macs", "vector", "weights", "gathered", "moved", "exchanged")
         return {name: np.array([getattr(layer, name) or 0 for layer in self.layers], np.float64) for name in names}
 
+    @cached_property
+    def groups(self) -> Mapping[tuple[str, str], NDArray[Any]]:
+        """Where the layers of one precision and kind are: (precision, kind) -> indices."""
+        found: dict[tuple[str, str], list[int]] = {}
+        for index, layer in enumerate(self.layers):
+            found.setdefault((layer.precision, layer.kind), []).append(index)
+        return {pair: np.array(indices) for pair, indices in found.items()}
+
 
 def model_of(
     graph: Graph, encodings: Mapping[str, Encoding], types: Mapping[str, str], edges: Mapping[str, Edge] | None = None
