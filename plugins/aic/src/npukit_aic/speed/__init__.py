@@ -1,0 +1,30 @@
+"""How fast a card would run a model, modelled from documented constants."""
+
+from npukit_aic.speed.card import BASES, Card, Constant, card_of, constants
+from npukit_aic.speed.costs import op_costs
+from npukit_aic.speed.estimate import Estimate, Row, estimate, estimate_package, solve
+from npukit_aic.speed.plan import Plan, read_plan
+from npukit_aic.speed.search import OBJECTIVES, Search, search
+from npukit_aic.speed.work import Model, Work, model_of
+
+__all__ = [
+    "BASES",
+    "OBJECTIVES",
+    "Card",
+    "Constant",
+    "Estimate",
+    "Model",
+    "Plan",
+    "Row",
+    "Search",
+    "Work",
+    "card_of",
+    "constants",
+    "estimate",
+    "estimate_package",
+    "model_of",
+    "op_costs",
+    "read_plan",
+    "search",
+    "solve",
+]
