@@ -16,6 +16,7 @@ NOTE = "<!-- Written by docs/generate.py: change the code and run it again. -->\
 MODULES = (
     "npukit",
     "npukit.quantization",
+    "npukit.trials",
     "npukit.diagnosis",
     "npukit.replay",
     "npukit.legalize",
@@ -31,6 +32,7 @@ MODULES = (
     "npukit.commands",
     "npukit.testing",
     "npukit.events",
+    "npukit.callbacks",
     "npukit.demo",
 )
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from npukit.plugins import Registry, target
     from npukit.quantization import Options, Request, check, convert, profile, quantize
     from npukit.quantization import open_session as Session  # noqa: N812
+    from npukit.trials import sweep
 
 __version__ = "0.1.0"
 
@@ -48,6 +49,7 @@ _HOMES = {
     "profile": ("npukit.quantization", "profile"),
     "quantize": ("npukit.quantization", "quantize"),
     "read_package": ("npukit.package", "read_package"),
+    "sweep": ("npukit.trials", "sweep"),
     "target": ("npukit.plugins", "target"),
 }
 
@@ -69,6 +71,7 @@ __all__ = [
     "profile",
     "quantize",
     "read_package",
+    "sweep",
     "target",
 ]
 

@@ -18,9 +18,6 @@ Paths in messages start at ``aimet_quantizer``: ``$.amp.candidates[0]``.
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -29,6 +26,7 @@ from typing import Any
 import attrs
 import numpy as np
 
+from npukit.callbacks import load_function
 from npukit.encoding import Array
 from npukit.errors import DataError, NpukitError, UsageError, did_you_mean
 
@@ -80,7 +78,7 @@ class Settings:
     def function(self, key: str) -> Callable[..., Any] | None:
         """The function that ``file.py:function`` or ``module.function`` names."""
         where = self.text(key)
-        return None if where is None else _function(where, f"{self.path}.{key}", self.folder)
+        return None if where is None else load_function(where, f"{self.path}.{key}", self.folder)
 
     def dataset(self) -> Loader | None:
         """The data set that ``dataset`` names, made by its callback; ``num_batches`` keeps the first items."""
@@ -118,40 +116,6 @@ def section(document: Mapping[str, Any], name: str, folder: Path) -> Settings:
     root.only(DATASETS, *SECTIONS)
     datasets = mapping(root.values.get(DATASETS) or {}, f"$.{DATASETS}").values
     return mapping(root.values.get(name) or {}, f"$.{name}", folder, datasets)
-
-
-def _function(where: str, path: str, folder: Path) -> Callable[..., Any]:
-    hint = "file.py:function or module.function"
-    place, colon, name = where.rpartition(":") if ":" in where else where.rpartition(".")
-    if not place or not name:
-        raise UsageError(f"{path}: '{where}' names no function", hint=hint)
-    try:
-        module = _file_module(place, path, folder) if colon == ":" else importlib.import_module(place)
-    except NpukitError:
-        raise
-    except ModuleNotFoundError as error:
-        raise UsageError(f"{path}: {error}", hint=f"{hint}; modules are looked for where Python looks (PYTHONPATH)") from None
-    except Exception as error:  # whatever the user's module raises
-        raise UsageError(f"{path}: importing '{place}' failed: {type(error).__name__}: {error}") from None
-    found = getattr(module, name, None)
-    if not callable(found):
-        names = [n for n in vars(module) if callable(getattr(module, n)) and not n.startswith("_")]
-        raise UsageError(f"{path}: '{place}' has no function '{name}'", hint=did_you_mean(name, names))
-    function: Callable[..., Any] = found
-    return function
-
-
-def _file_module(place: str, path: str, folder: Path) -> Any:
-    file = next((f for f in (folder / place, Path(place)) if f.is_file()), None)
-    if file is None:
-        raise UsageError(f"{path}: file {place} does not exist", hint=f"looked for in {folder} and in the current folder")
-    spec = importlib.util.spec_from_file_location(f"npukit_callback_{file.stem}", file)
-    if spec is None or spec.loader is None:
-        raise UsageError(f"{path}: {place} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 @attrs.frozen(eq=False)

@@ -137,9 +137,15 @@ class Target:
 
     def with_default(self, setting: str) -> Target:
         """This target with one setting at its default: to see what the setting changes."""
-        given = {name: value for name, value in self.given.items() if name != setting}
+        return self._given({name: value for name, value in self.given.items() if name != setting})
+
+    def with_settings(self, settings: Mapping[str, Any]) -> Target:
+        """This target with more settings, which win over those it has. Raises UsageError for one that the backend lacks."""
+        return self._given({**self.given, **settings})
+
+    def _given(self, settings: Mapping[str, Any]) -> Target:
         planner = None if self.planner is self.backend else self.planner
-        return Target.of(self.backend, self.soc, planner, given)
+        return Target.of(self.backend, self.soc, planner, settings)
 
     def changed(self, effect: str) -> tuple[str, ...]:
         """The given settings that differ from their default and may show in ``effect``."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 SUMMARY = "is this installation in order?"
 
 _NEEDED = ("numpy", "onnx", "pluggy", "attrs", "pyyaml")
-_OPTIONAL = {"onnxruntime": 'pip install "npukit[ort]"'}
+_OPTIONAL = {"onnxruntime": 'pip install "npukit[ort]"', "joblib": 'pip install "npukit[sweep]"'}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

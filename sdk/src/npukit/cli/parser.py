@@ -27,6 +27,7 @@ from npukit.cli import (
     profile,
     quantize,
     run,
+    sweep,
 )
 from npukit.cli.options import PLUGIN_FLAG, SWITCHES, add_common, join_symbols
 from npukit.cli.streams import write
@@ -48,6 +49,7 @@ COMMANDS: dict[str, ModuleType] = {
     "run": run,
     "compare": compare,
     "analyze": analyze,
+    "sweep": sweep,
     "bench": bench,
     "export": export,
     "info": info,

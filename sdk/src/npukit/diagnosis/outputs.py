@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import islice
 from typing import Any
 
 import attrs
 
-from npukit.backend import Target
+from npukit.backend import Session, Target
 from npukit.calibration import Batches
 from npukit.diagnosis.layers import measured
 from npukit.diagnosis.sqnr import Meter
+from npukit.encoding import Array
 from npukit.plugins import REFERENCE, Registry
 from npukit.quantization import open_session
 
@@ -47,14 +48,22 @@ def outputs_sqnr(
         open_session(model, target, kernels=kernels, strict=strict, registry=registry) as session,
         open_session(reference, REFERENCE, registry=registry) as exact,
     ):
-        graph = session.program.graph
-        names = measured(graph)
-        meter, samples, start = Meter(graph, names, ["it"], refuse=names), 0, time.monotonic()
-        for feeds in islice(batches, most):
-            wanted = exact.run(feeds, names)
-            meter.see(wanted)
-            meter.add("it", wanted, session.run(feeds, names))
-            samples += 1
-            if time.monotonic() - start > seconds:
-                break
-    return OutputsSqnr({row.name: row.sqnr["it"] for row in meter.rows(graph)}, samples)
+        names = measured(session.program.graph)
+        pairs = ((feeds, exact.run(feeds, names)) for feeds in islice(batches, most))
+        return session_sqnr(session, pairs, seconds=seconds)
+
+
+def session_sqnr(
+    session: Session, samples: Iterable[tuple[Mapping[str, Array], Mapping[str, Array]]], *, seconds: float = float("inf")
+) -> OutputsSqnr:
+    """The same for an open session, and samples with what the float model makes of them: ``measured`` of the session's graph."""
+    graph = session.program.graph
+    names = measured(graph)
+    meter, count, start = Meter(graph, names, ["it"], refuse=names), 0, time.monotonic()
+    for feeds, wanted in samples:
+        meter.see(wanted)
+        meter.add("it", wanted, session.run(feeds, names))
+        count += 1
+        if time.monotonic() - start > seconds:
+            break
+    return OutputsSqnr({row.name: row.sqnr["it"] for row in meter.rows(graph)}, count)

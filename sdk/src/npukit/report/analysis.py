@@ -9,7 +9,8 @@ from typing import Any
 
 from npukit.diagnosis import Analysis, LayerRow, Remedy, TensorRow, TensorStats
 from npukit.errors import printable
-from npukit.report.numbers import decibels, number, percent
+from npukit.report.html import html_page, html_table
+from npukit.report.numbers import decibels, percent
 from npukit.report.table import table
 
 _LEVELS = ("all", "weights", "activations")
@@ -106,35 +107,26 @@ def _tensor(stats: TensorStats, row: TensorRow | None) -> tuple[Any, ...]:
 
 # -------------------------------------------------------------------------------------------------------------------- HTML
 
-_STYLE = """
-body { font: 14px/1.4 system-ui, sans-serif; margin: 2em auto; max-width: 90em; padding: 0 1em; color: #222; background: #fff }
-table { border-collapse: collapse; margin: 0.5em 0 2em }
-th, td { text-align: left; padding: 0.15em 0.8em 0.15em 0; border-bottom: 1px solid #ddd; overflow-wrap: anywhere }
-th { border-bottom: 2px solid #888 }
-td { font-variant-numeric: tabular-nums }
-.all { fill: #444 } .weights { fill: #d08020 } .activations { fill: #3070b0 }
-"""
+_STYLE = ".all { fill: #444 } .weights { fill: #d08020 } .activations { fill: #3070b0 }"
 _FULL = 80.0  # decibels of a bar of full width
 
 
 def analysis_html(found: Analysis, worst: int, title: str) -> str:
     """A whole page with the same data as the JSON: no scripts, nothing loaded from elsewhere, names escaped."""
-    heading = escape(printable(f"{title} on {found.backend}:{found.soc.name}"))
+    heading = f"{title} on {found.backend}:{found.soc.name}"
     order = [r.name for r in found.worst(len(found.layers))]
     sections = [
-        ("Outputs", f"SQNR against the float model, {found.samples} samples.", _html_table(_OUTPUTS, map(_output, found.outputs))),
+        ("Outputs", f"SQNR against the float model, {found.samples} samples.", html_table(_OUTPUTS, map(_output, found.outputs))),
         (f"The worst {len(order[:worst])} layers", "SQNR when only that layer is quantized.", _bars(found.worst(worst))),
-        ("What to do", "What each change does to the whole model.", _html_table(_REMEDIES, [_remedy(r) for r in found.remedies])),
-        ("Why", "", _html_table(_REASONS, _reasons(found.remedies, order))),
-        ("Tried in vain", "Not advised.", _html_table(_REMEDIES, [_remedy(r) for r in found.refuted])),
-        ("All layers", "By depth, SQNR at the output that the layer harms most.", _html_table(_LAYERS, map(_layer, found.layers))),
-        ("At every output", "", _html_table(("Layer", *_OUTPUTS), _by_output(found.layers))),
-        ("All tensors", "By depth; SQNR in the model quantized as a whole.", _html_table(_TENSORS, _tensors(found))),
-        ("Overrides of wider types", "", _html_table(("Tensor",), [(n,) for n in sorted(found.overrides)])),
+        ("What to do", "What each change does to the whole model.", html_table(_REMEDIES, [_remedy(r) for r in found.remedies])),
+        ("Why", "", html_table(_REASONS, _reasons(found.remedies, order))),
+        ("Tried in vain", "Not advised.", html_table(_REMEDIES, [_remedy(r) for r in found.refuted])),
+        ("All layers", "By depth, SQNR at the output that the layer harms most.", html_table(_LAYERS, map(_layer, found.layers))),
+        ("At every output", "", html_table(("Layer", *_OUTPUTS), _by_output(found.layers))),
+        ("All tensors", "By depth; SQNR in the model quantized as a whole.", html_table(_TENSORS, _tensors(found))),
+        ("Overrides of wider types", "", html_table(("Tensor",), [(n,) for n in sorted(found.overrides)])),
     ]
-    body = "\n".join(f"<h2>{escape(head)}</h2>\n<p>{escape(text)}</p>\n{content}" for head, text, content in sections)
-    head = f'<meta charset="utf-8"><title>{heading}</title><style>{_STYLE}</style>'
-    return f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head>\n<body>\n<h1>{heading}</h1>\n{body}\n</body></html>\n'
+    return html_page(heading, sections, _STYLE)
 
 
 def _by_output(layers: Iterable[LayerRow]) -> list[tuple[str, ...]]:
@@ -143,19 +135,6 @@ def _by_output(layers: Iterable[LayerRow]) -> list[tuple[str, ...]]:
         for row in layers
         for output, levels in row.outputs.items()
     ]
-
-
-def _html_table(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    lines = [_html_row("td", row) for row in rows]
-    return "\n".join(["<table>", _html_row("th", headers), *lines, "</table>"]) if lines else "<p>None.</p>"
-
-
-def _html_row(tag: str, cells: Iterable[Any]) -> str:
-    return "<tr>" + "".join(f"<{tag}>{escape(printable(_cell(c)))}</{tag}>" for c in cells) + "</tr>"
-
-
-def _cell(value: Any) -> str:
-    return number(value) if value is None or isinstance(value, float) else str(value)
 
 
 def _bars(rows: Sequence[LayerRow]) -> str:

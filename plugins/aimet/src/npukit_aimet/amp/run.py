@@ -6,11 +6,12 @@ import hashlib
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from npukit.backend import Session, total
+from npukit.callbacks import checked_score
 from npukit.diagnosis import mean_sqnr, total_powers
 from npukit.encoding import Array, Encoding
 from npukit.errors import ConstraintError, UsageError
@@ -178,17 +179,6 @@ class Run:
                 for name, array in values.items():
                     store.append(name, array)
             return checked_score(self._settings.evaluate(store.rows(self.job.graph.outputs, len(self._replay))))
-
-
-def checked_score(value: Any) -> float:
-    """What an evaluator returned, as a float. Raises UsageError for anything else, NaN and infinity included."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise UsageError(f"the evaluator returned {type(value).__name__}, not a number") from None
-    if not math.isfinite(number):
-        raise UsageError(f"the evaluator returned {number}, not a finite number")
-    return number
 
 
 def _key(job: Job, menu: Menu, feeds: Iterable[Mapping[str, Array]], settings: Amp, session: Session) -> str:
