@@ -143,3 +143,15 @@ def test_every_row_says_what_an_op_does() -> None:
     assert not islands & integer_ops()
     assert {"Conv", "Gemm", "MatMul", "Add", "Concat", "MaxPool"} <= integer_ops()
     assert {"Softmax", "Erf", "LayerNormalization"} <= islands
+
+
+def test_bench_reports_the_modelled_rate() -> None:
+    """Of the card as a whole; more activations give more of it."""
+    found = {}
+    for activations in (1, 14):
+        target = npukit.target("aic", settings={"convert_to_fp16": True, "num_activations": activations})
+        speed = target.speed(chain(), {})
+        assert speed is not None
+        found[activations] = speed.rate
+        assert f"{activations} activations of 1 cores" in speed.setup
+    assert found[14] > found[1]

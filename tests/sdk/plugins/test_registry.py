@@ -25,7 +25,7 @@ def plugin_file(folder: Path, body: str) -> Path:
 
 def test_installed_plugins() -> None:
     """The backends of this repository are found through their entry points."""
-    assert {b.name for b in Registry.load().backends()} == {"cpu", "htp", "qnn"}
+    assert {b.name for b in Registry.load().backends()} == {"aic", "cpu", "htp", "qnn"}
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,14 @@ from npukit.backend import (
     KernelBackend,
     Lowering,
     OpConstraint,
+    OpCost,
     Option,
     Precision,
     Problem,
     Program,
     Session,
     Soc,
+    Speed,
     load_constraints,
     load_socs,
 )
@@ -27,6 +29,7 @@ from npukit.graph import Graph, Node, fold_affine, fold_constants, remove_dead_n
 from npukit_aic.kernels import FLOAT32, KERNELS
 from npukit_aic.options import ROWS
 from npukit_aic.requantize import glow
+from npukit_aic.speed import estimate, op_costs
 from npukit_aic.sums import HALF_SUMS
 
 _DATA = Path(__file__).parent / "data"
@@ -117,6 +120,17 @@ class AicBackend(KernelBackend):
         has_form = {row.op for row in _constraints() if row.variant != FLOAT_FORM}
         nodes = [n for n in graph.nodes if not n.domain and n.op in _ops() and n.op not in has_form]
         return (*found, *(_island(node, types[node.name]) for node in nodes))
+
+    def estimate(self, graph: Graph, encodings: Mapping[str, Encoding], soc: Soc) -> tuple[OpCost, ...]:
+        """A roofline of documented figures (``npukit_aic.speed``): modelled, never measured."""
+        return op_costs(graph, encodings, self.types(graph, encodings, soc), soc, self.settings)
+
+    def speed(self, graph: Graph, encodings: Mapping[str, Encoding], soc: Soc) -> Speed:
+        """What the card as a whole reaches: all activations, with ``set_size`` runs in flight on each."""
+        found = estimate(graph, encodings, self.types(graph, encodings, soc), soc, self.settings)
+        plan = found.plan
+        setup = f"{plan.activations} activations of {plan.cores} cores, set size {plan.set_size}, batch {found.batch}"
+        return Speed(found.rate, found.latency, found.bound, setup)
 
     def kernels(self, soc: Soc) -> Mapping[str, Kernel]:
         return {**KERNELS, **HALF_SUMS} if self._sums_in_half else KERNELS

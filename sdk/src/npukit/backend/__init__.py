@@ -3,7 +3,7 @@
 from npukit.backend.base import Arithmetic, Backend, Precision
 from npukit.backend.call import Accumulator, Call, Kernel, Result
 from npukit.backend.constraint import Caveat, OpConstraint, Port, Problem, Span, grid_matches, load_constraints
-from npukit.backend.cost import OpCost, TotalCost, bytes_of, count_costs, total
+from npukit.backend.cost import OpCost, Speed, TotalCost, bytes_of, count_costs, total
 from npukit.backend.edge import LAYOUTS, Edge
 from npukit.backend.fast import FastCall, Lowering, Operand
 from npukit.backend.kernel import FORMS, KernelBackend
@@ -51,6 +51,7 @@ __all__ = [
     "Session",
     "Soc",
     "Span",
+    "Speed",
     "Target",
     "TotalCost",
     "Value",

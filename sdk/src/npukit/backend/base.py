@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Self
 import attrs
 
 from npukit.backend.constraint import OpConstraint, Problem
-from npukit.backend.cost import OpCost, count_costs
+from npukit.backend.cost import OpCost, Speed, count_costs
 from npukit.backend.option import Option, read_settings
 from npukit.backend.scheme import Scheme
 from npukit.backend.session import Program, Session, stored_type
@@ -189,6 +189,10 @@ class Backend(abc.ABC):
         has figures of its memory and speed adds them.
         """
         return count_costs(graph, encodings)
+
+    def speed(self, graph: Graph, encodings: Mapping[str, Encoding], soc: Soc) -> Speed | None:
+        """What the whole of a prepared graph reaches on ``soc``, None when the backend has no model of that."""
+        return None
 
     def export(self, program: Program, form: str, target: Path) -> str:
         """Write ``program`` as a file in one of the ``exports`` formats; returns one line that says what was written."""

@@ -41,6 +41,20 @@ class OpCost:
 
 
 @attrs.frozen
+class Speed:
+    """What a whole model reaches on a chip by a backend's model: never a measurement.
+
+    ``rate``: inferences per second, each sample of a batch counting as one; ``latency``: seconds from an input to its result;
+    ``bound``: what limits the rate; ``setup``: how the chip is used, one line.
+    """
+
+    rate: float
+    latency: float
+    bound: str
+    setup: str
+
+
+@attrs.frozen
 class TotalCost:
     """The sums of a model. ``macs``, ``bit_ops``, ``elements`` and ``bytes`` leave out what is not known; ``unknown`` counts the
     nodes with such a gap. ``ddr_bytes`` and ``us`` are None unless every node has them."""

@@ -10,7 +10,7 @@ import attrs
 
 from npukit.backend.base import Backend, Precision
 from npukit.backend.constraint import Problem
-from npukit.backend.cost import OpCost
+from npukit.backend.cost import OpCost, Speed
 from npukit.backend.rules import Rules
 from npukit.backend.scheme import Scheme
 from npukit.backend.session import Program
@@ -129,6 +129,10 @@ class Target:
     def estimate(self, graph: Graph, encodings: Mapping[str, Encoding]) -> tuple[OpCost, ...]:
         """What every node costs."""
         return self.backend.estimate(graph, encodings, self.soc)
+
+    def speed(self, graph: Graph, encodings: Mapping[str, Encoding]) -> Speed | None:
+        """What the whole model reaches."""
+        return self.backend.speed(graph, encodings, self.soc)
 
     def compile(self, graph: Graph, encodings: Mapping[str, Encoding], types: Mapping[str, str] | None = None) -> Program:
         """A program for ``open``; ``types`` (of nodes) replace those that the backend plans."""

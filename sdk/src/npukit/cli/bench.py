@@ -31,7 +31,7 @@ from npukit.plugins.known import FLOAT_BACKEND
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from npukit.backend import OpCost, Program, Session, Target
+    from npukit.backend import OpCost, Program, Session, Speed, Target
     from npukit.encoding import Array, Encoding
 
 SUMMARY = "how long does a model take, here and on the chip?"
@@ -62,8 +62,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
         note_problems(session, console)
         program = session.program
         label, encodings = target.name, {} if session.ignores_encodings else program.encodings
-        costs = target.estimate(program.graph, encodings)
-        notes = [*default_settings(target), *_idle(target, program, encodings, costs)]
+        costs, speed = target.estimate(program.graph, encodings), target.speed(program.graph, encodings)
+        notes = [*default_settings(target), *_idle(target, program, encodings)]
         times = [] if args.estimate else _measure(session, _samples(session, args.data, args.limit), args.runs, console)
     # Without knowledge of the chip the counts say nothing that `npukit info` does not.
     known = any(c.fits is not None or c.us is not None for c in costs)
@@ -72,24 +72,29 @@ def run(args: argparse.Namespace, console: Console) -> int:
     for note in notes:
         console.note(f"note: {note}")
     parts = [_measured_text(times, label)] if times else []
-    parts += _estimate_text(costs, label, args.top) if known else [f"{label} gives no estimate"]
+    parts += _estimate_text(costs, speed, label, args.top) if known else [f"{label} gives no estimate"]
     data = {
         "backend": program.backend,
         "soc": program.soc.name,
         "measured_ms": {"runs": len(times), "median": statistics.median(times), "min": min(times)} if times else None,
-        "estimate": {"ops": costs, "total": total(costs)} if known else None,
+        "estimate": {"ops": costs, "total": total(costs), "speed": speed} if known else None,
     }
     console.emit("\n".join(parts), data)
     return 0
 
 
-def _idle(target: Target, program: Program, encodings: Mapping[str, Encoding], costs: Sequence[OpCost]) -> list[str]:
+def _idle(target: Target, program: Program, encodings: Mapping[str, Encoding]) -> list[str]:
     """A note for every setting that changes nothing in the estimate."""
-    again = {name: target.with_default(name).estimate(program.graph, encodings) for name in target.changed("cost")}
+
+    def estimated(where: Target) -> tuple[Sequence[OpCost], Speed | None]:
+        return where.estimate(program.graph, encodings), where.speed(program.graph, encodings)
+
+    changed = target.changed("cost")
+    found = estimated(target) if changed else None
     return [
         f"setting '{name}' = {target.settings[name]} changed nothing in this estimate"
-        for name, other in again.items()
-        if other == costs
+        for name in changed
+        if estimated(target.with_default(name)) == found
     ]
 
 
@@ -133,7 +138,7 @@ def _measured_text(times: Sequence[float], label: str) -> str:
     return f"{label}: median {statistics.median(times):.2f} ms, min {min(times):.2f} ms of {len(times)} runs ({what})"
 
 
-def _estimate_text(costs: Sequence[OpCost], label: str, top: int) -> list[str]:
+def _estimate_text(costs: Sequence[OpCost], whole_model: Speed | None, label: str, top: int) -> list[str]:
     """The table of the costliest ops and the total."""
     from npukit.backend import total
     from npukit.report import count, percent, size, table
@@ -159,11 +164,15 @@ def _estimate_text(costs: Sequence[OpCost], label: str, top: int) -> list[str]:
     share = "Share of us" if timed else "Share of bit ops"
     headers = ["Op", "Node", "MACs", "Operands", "Bytes", "Fits VTCM", "DDR", "Estimated us", share]
     least = f", {whole.unknown} ops not counted" if whole.unknown else ""
-    speed = (
-        f"at least {whole.us:.3g} us by peak figures, vector work not counted"
-        if timed
-        else "no time: no peak figures of this chip are public, or a shape is not known"
-    )
+    if whole_model is not None:
+        speed = (
+            f"modelled, not measured: {whole_model.rate:,.0f} inferences/s, latency {1e3 * whole_model.latency:.3g} ms,"
+            f" bound by {whole_model.bound}; {whole_model.setup}"
+        )
+    elif timed:
+        speed = f"at least {whole.us:.3g} us by peak figures, vector work not counted"
+    else:
+        speed = "no time: no peak figures of this chip are public, or a shape is not known"
     return [
         "",
         f"estimate for {label}, the {len(rows)} costliest of {len(costs)} ops",
