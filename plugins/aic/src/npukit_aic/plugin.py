@@ -8,6 +8,7 @@ from npukit.plugins import hookimpl
 
 if TYPE_CHECKING:
     from npukit.backend import Backend
+    from npukit.calibration import Observer
 
 
 @hookimpl
@@ -16,3 +17,11 @@ def register_backends() -> Backend:
     from npukit_aic.backend import AicBackend
 
     return AicBackend()
+
+
+@hookimpl
+def register_observers() -> list[Observer]:
+    """The compiler's calibrations."""
+    from npukit_aic.observers import observers
+
+    return observers()
