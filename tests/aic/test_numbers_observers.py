@@ -17,7 +17,7 @@ from npukit.errors import DataError, UsageError
 from npukit.graph import Graph, Node, make_graph
 from npukit_aic.glow.histogram import Histogram
 from npukit_aic.glow.params import SCHEMAS, choose, dequantise, quantise
-from npukit_aic.observers import CALIBRATIONS, least_error_range, memory_name, observer, observers, to_memory
+from npukit_aic.observers import CALIBRATIONS, least_error_range, memory_name, observer, observers, percentile_range, to_memory
 
 VALUES = st.lists(st.floats(-1e3, 1e3, width=32), min_size=1, max_size=60)
 
@@ -39,6 +39,11 @@ def spiky() -> Array:
 def test_all_percent_are_all_values(values: list[float], bins: int) -> None:
     given = seen(np.array(values, np.float32), bins)
     assert observer("Percentile", bins=bins).range(given, "int8", 100) == MIN_MAX.range(given, "int8")
+
+
+def test_all_percent_do_not_ask_the_histogram() -> None:
+    """In files of others the outermost bins may be empty."""
+    assert percentile_range(Histogram(np.array([0, 3, 0]), -1.0, 2.0), "asymmetric", "int8", 100) == (-1, 2)
 
 
 def test_a_percentile_cuts_each_side_that_has_values() -> None:
