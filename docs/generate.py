@@ -300,6 +300,36 @@ def qaic_exec_flags() -> str:
     return "\n".join([*parts, table(["Flag", "What"], rows)])
 
 
+ACTIONS = {
+    "N": "changes what is computed",
+    "P": "changes what the model of speed says (`run_benchmark`, `npukit bench`)",
+    "R": "changes what a session holds of a card",
+    "T": "writes or prints something",
+    "V": "is checked and kept in the QPC, and changes nothing else",
+    "X": "is refused",
+}
+
+
+def qaic_options() -> str:
+    """Every option of qaic.Session: its values, what it does here, and the test that shows it."""
+    from npukit_aic.options import ROWS
+
+    rows = []
+    for row in ROWS:
+        default = "" if row.default in (None, "", (), {}) else f"\nDefault: {row.default}"
+        names = "\n".join([f"`{row.name}`", *(f"also `{name}`" for name in row.aliases), *([f"`-{row.flag}`"] if row.flag else [])])
+        what = f"**Refused**: {row.refused}." if row.refused else f"{row.help}."
+        rows.append((names, row.allowed + default, f"{what[0].upper()}{what[1:]}", row.action, f"`{row.test}`"))
+    letters = "\n".join(f"- {letter}: the option {what}." for letter, what in ACTIONS.items())
+    return (
+        f"{NOTE}# Options of qaic.Session\n\nKeywords of `qaic.Session`, keys of its `options_path` file, and beside them what"
+        " `qaic-exec` calls them. Hyphens and underscores are the same, and values may be texts. An option that is not known is"
+        " warned of, with `strict` it is an error. With a QPC, options of the compiler are ignored, and one line says so.\n\n"
+        f"{letters}\n\nThe last column names the test in `tests/aic` that shows the effect.\n\n"
+        + table(["Option", "Accepts", "What it does here", "", "Test"], rows)
+    )
+
+
 PAGES: dict[str, Callable[[], str]] = {
     "cli.md": cli,
     "python-api.md": python_api,
@@ -308,6 +338,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "errors.md": errors,
     "qairt-flags.md": qairt_flags,
     "qaic-exec-flags.md": qaic_exec_flags,
+    "qaic-options.md": qaic_options,
 }
 
 

@@ -21,7 +21,7 @@ from npukit_aic.qpc import FILE, Qpc, read_qpc, write_qpc
 
 # Files that the result depends on, or that are written beside it; where options and QPC are is neither.
 _FILES = tuple(row.name for row in ROWS if row.kind == "path" and row.name not in ("options_path", "output_dir"))
-_IDLE = frozenset(row.name for row in ROWS if row.at == "run") | {"output_dir"}
+_IDLE = {row.name: row.default for row in ROWS if row.at == "run" or row.name == "output_dir"}
 
 
 def compiled(model: Path, options: Mapping[str, Any], card: str) -> Qpc:
@@ -30,11 +30,12 @@ def compiled(model: Path, options: Mapping[str, Any], card: str) -> Qpc:
     A model that was compiled before with the same options is not compiled again, unless an option names a file. Raises what
     ``compile_model`` raises.
     """
-    folder = _root() / _key(model, options, card)
+    given = {**options, **_IDLE}
+    folder = _root() / _key(model, given, card)
     if not (folder / FILE).is_file() or any(options[name] for name in _FILES):
         from npukit_aic.compiler import compile_model
 
-        made = Qpc.of(compile_model(model, options, card=card))  # what cannot be read again is not written
+        made = Qpc.of(compile_model(model, given, card=card))  # what cannot be read again is not written
         write_qpc(made.package, folder)
     if options["output_dir"]:
         folder = _copied(folder, Path(options["output_dir"]))
@@ -62,8 +63,7 @@ def _key(model: Path, options: Mapping[str, Any], card: str) -> str:
     except OSError as error:
         raise UsageError(f"cannot read model '{model}': {error.strerror}") from None
     made_by = max(p.stat().st_mtime_ns for home in (npukit.__file__, __file__) for p in Path(home).parent.rglob("*.py"))
-    given = {name: value for name, value in options.items() if name not in _IDLE}
-    text = json.dumps([*parts, given, card, made_by], sort_keys=True, default=str)
+    text = json.dumps([*parts, options, card, made_by], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
