@@ -143,8 +143,7 @@ def test_activating_again_begins_with_zeros(client: Client) -> None:
     results = []
     for _ in range(2):
         expected = Expected(client)
-        for words in ([3, 1, 4, 1], [5]):
-            results.append(client.run(**expected.step(words)[0])["logits"])
+        results += [client.run(**expected.step(words)[0])["logits"] for words in ([3, 1, 4, 1], [5])]
         client.deactivate()
         client.activate()
     np.testing.assert_array_equal(results[0], results[2])
