@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
-import attrs
 import numpy as np
 
-from npukit.backend import Edge
 from npukit.encoding import Array
 from npukit.graph import Node, make_graph, save
 from npukit_aic.compiler import compile_model
@@ -15,7 +15,6 @@ from npukit_aic.qpc import write_qpc
 
 WORDS, HEADS, HEAD, CACHE = 16, 2, 4, 8
 HIDDEN = HEADS * HEAD
-SPECIALIZATIONS = ({"seq_len": 4}, {"seq_len": 1})
 RNG = np.random.default_rng(7)
 WEIGHTS = {name: RNG.standard_normal((HIDDEN, HIDDEN)).astype(np.float32) / 3 for name in ("q", "k", "v")}
 WEIGHTS |= {
@@ -75,6 +74,11 @@ def write_decoder(folder: Path, cache: str = "float32", cores: int = 2) -> Path:
     inputs |= dict.fromkeys(("past_key.0", "past_value.0"), ("float32", (1, HEADS, CACHE, HEAD)))
     outputs = ["logits", "past_key.0_RetainedState", "past_value.0_RetainedState"]
     save(make_graph(nodes, inputs, outputs, constants), folder / "decoder.onnx")
-    package = compile_model(folder / "decoder.onnx", {"aic_num_cores": cores})
-    edges = {} if cache == "float32" else {n: Edge(cache) for n in (*inputs, *outputs) if n.startswith("past_")}
-    return write_qpc(attrs.evolve(package, bindings=SPECIALIZATIONS, edges=edges), folder / "qpc").parent
+    (folder / "sizes.json").write_text(json.dumps({"specializations": [{"seq_len": "4"}, {"seq_len": "1"}]}))
+    options: dict[str, Any] = {"network_specialization_config": str(folder / "sizes.json"), "aic_num_cores": cores}
+    if cache != "float32":
+        rows = [{"IOName": name, "Precision": cache} for name in (*inputs, *outputs) if name.startswith("past_")]
+        (folder / "io.yaml").write_text(json.dumps(rows))
+        options["custom_io_list_file"] = str(folder / "io.yaml")
+    package = compile_model(folder / "decoder.onnx", options)
+    return write_qpc(package, folder / "qpc").parent
