@@ -15,9 +15,8 @@ from npukit_aic.crt.status import CallError, QStatus
 from npukit_aic.crt.values import QBuffer
 from npukit_aic.loaded import Loaded
 from npukit_aic.qpc import Binding, Qpc
+from npukit_aic.retained import SUFFIXES, input_of
 
-SUFFIXES = ("_RetainedState", "_InternalRetainedState")
-"""How an output is named whose value stays on the card for the input of the same name without it."""
 State: TypeAlias = MutableMapping[int, Array]
 """What stays on the card between two inferences, by the index of the input that it is for."""
 
@@ -153,24 +152,19 @@ class Network:
 
 
 def retained(qpc: Qpc) -> dict[int, int]:
-    """The index of the input that each output is kept for, by the index of the output.
-
-    The path that a name begins with may be there in one of the two alone, and of two outputs for one input the first suffix counts.
-    Raises UsageError when one holds codes that are none for the other.
-    """
+    """The index of the input that an output is kept for, by the index of the output. Raises UsageError when what callers get of one
+    is not what they hand over for the other."""
     inputs = {b.name: b for b in qpc.inputs}
-    by_end = {name.rpartition("/")[2]: b for name, b in inputs.items()}
     found: dict[int, int] = {}
     for suffix in SUFFIXES:
         for output in qpc.outputs:
-            stem = output.name.removesuffix(suffix)
-            target = inputs.get(stem) or by_end.get(stem.rpartition("/")[2])
-            if stem == output.name or target is None or target.index in found.values():
+            name = input_of(output.name, inputs) if output.name.endswith(suffix) else None
+            if name is None or inputs[name].index in found.values():
                 continue
-            if not _same_grid(qpc, output, target):
+            if not _same_grid(qpc, output, inputs[name]):
                 hint = "give both the same Precision, Scale and Offset in the custom IO list"
-                raise UsageError(f"'{output.name}' is not handed over on the grid of '{target.name}'", hint=hint)
-            found[output.index] = target.index
+                raise UsageError(f"'{output.name}' is not handed over on the grid of '{name}'", hint=hint)
+            found[output.index] = inputs[name].index
     return found
 
 

@@ -5,8 +5,6 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
 from queue import SimpleQueue
@@ -21,6 +19,7 @@ from npukit_aic.crt.network import Handed, Network
 from npukit_aic.crt.program import Qpc
 from npukit_aic.crt.status import CallError, QStatus, reported, status_of, status_only
 from npukit_aic.crt.values import InferenceVector, QAicProgramProperties, QBuffer
+from npukit_aic.metrics import Benchmark
 
 
 @attrs.frozen(eq=False)
@@ -123,7 +122,10 @@ class InferenceSet:
 
 
 class InferenceBenchmarkSet:
-    """The same inferences again and again, on an InferenceSet, from ``enable`` to ``disable``. Times are those of this machine."""
+    """The same inferences again and again, on an InferenceSet, from ``enable`` to ``disable``.
+
+    The figures are those of the modelled card, not of this machine: only a few inferences are run here.
+    """
 
     def __init__(
         self,
@@ -132,14 +134,14 @@ class InferenceBenchmarkSet:
         dev: int | None,
         setSize: int,
         numActivations: int,
-        dataVector: InferenceVector | Sequence[InferenceVector],
+        dataVector: InferenceVector,
         properties: QAicProgramProperties | None = None,
     ) -> None:
         self._make = partial(InferenceSet, context, qpc, dev, setSize, numActivations, properties)
-        self._vectors = [dataVector] if isinstance(dataVector, InferenceVector) else list(dataVector)
-        self._batch = next((b.shapes[0][0] for b in qpc.content.inputs if b.shapes[0]), 1)
+        self._qpc, self._data = qpc.content, dataVector
+        self._options = {"stats_batchsize": None, **self._qpc.options, "set_size": setSize, "num_activations": numActivations}
         self._set: InferenceSet | None = None
-        self._completed, self._seconds = 0, 0.0
+        self._last: Benchmark | None = None
 
     @status_only
     def enable(self) -> None:
@@ -153,22 +155,22 @@ class InferenceBenchmarkSet:
 
     @status_only
     def run(self, numInferences: int) -> None:
-        """Run so many inferences."""
-        self._measure(lambda count, seconds: count < numInferences)
+        """Run so many inferences, 1 or more."""
+        self._measure(numInferences, None)
 
     @status_only
     def runForDuration(self, seconds: float) -> None:
-        """Start inferences for so long, and wait for them."""
-        self._measure(lambda count, elapsed: elapsed < seconds)
+        """Run as many inferences as the modelled card does in so many seconds."""
+        self._measure(None, seconds)
 
     def getInfCompleted(self) -> int:
         """The inferences of the last run."""
-        return self._completed
+        return self._last.inferences if self._last else 0
 
     def getLastRunStats(self) -> tuple[int, float, float, int]:
         """Of the last run: inferences, samples per second (inferences times batch), microseconds, batch."""
-        rate = self._completed * self._batch / self._seconds if self._seconds else 0.0
-        return self._completed, rate, self._seconds * 1e6, self._batch
+        found = self._last
+        return (found.inferences, found.rate, found.seconds * 1e6, found.batch) if found else (0, 0.0, 0.0, 0)
 
     def setLiveReporting(self, enable: bool) -> QStatus:
         """Nothing is reported while a run lasts: QS_UNSUPPORTED."""
@@ -178,14 +180,18 @@ class InferenceBenchmarkSet:
         """Nothing is profiled while a run lasts: QS_UNSUPPORTED."""
         return reported(CallError("an emulated card profiles nothing live", QStatus.QS_UNSUPPORTED))
 
-    def _measure(self, goes_on: Callable[[int, float], bool]) -> None:
-        if self._set is None:
+    def _measure(self, count: int | None, seconds: float | None) -> None:
+        running = self._set
+        if running is None:
             raise CallError("the set is not enabled")
-        start, count, elapsed = time.perf_counter(), 0, 0.0
-        while goes_on(count, elapsed):
-            self._set.submit(self._vectors[count % len(self._vectors)], count)
-            count, elapsed = count + 1, time.perf_counter() - start
-        statuses = [self._set.getCompletedId(number)[0] for number in range(count)]
-        self._completed, self._seconds = statuses.count(QStatus.QS_SUCCESS), time.perf_counter() - start
-        if self._completed < count:
-            raise CallError(f"{count - self._completed} of {count} inferences failed", QStatus.QS_ERROR)
+        if (count is not None and count <= 0) or (seconds is not None and seconds <= 0):
+            raise CallError("a run takes more than 0 inferences or seconds")
+
+        def once() -> None:
+            status = running.submit(self._data, 0)
+            if status == QStatus.QS_SUCCESS:
+                status = running.getCompletedId(0)[0]
+            if status != QStatus.QS_SUCCESS:
+                raise CallError("an inference failed", status)
+
+        self._last = Benchmark.of(self._qpc, self._options, count, seconds, once)
