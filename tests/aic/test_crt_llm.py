@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -193,6 +194,7 @@ def test_cores_are_held_while_a_program_is_active(folder: Path) -> None:
     client.activate()
     assert cards.info(5).free == 12
     del client
+    gc.collect()
     assert cards.info(5).free == 14, "as soon as nobody has the program"
 
 
