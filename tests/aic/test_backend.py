@@ -67,6 +67,25 @@ def test_check_names_what_computes_in_float() -> None:
     assert [(p.node, p.rule) for p in npukit.check(bad, "aic").problems] == [("e", "unsupported-op")]
 
 
+@pytest.mark.parametrize("dtype", ["int32", "int64"])
+def test_positions_are_whole_numbers_in_every_type(dtype: str) -> None:
+    """Beyond what float32 holds exactly, and without an island that a quantized model would be warned of."""
+    nodes = [
+        Node("CumSum", "places", ("ids", "axis"), ("p",), {}),
+        Node("Add", "shift", ("p", "one"), ("q",), {}),
+        Node("Unsqueeze", "column", ("q", "axes"), ("y",), {}),
+        Node("Erf", "erf", ("x",), ("z",), {}),
+    ]
+    constants = {"axis": np.array(0), "one": np.array(1, dtype), "axes": np.array([1])}
+    graph = make_graph(nodes, {"ids": (dtype, (2,)), "x": ("float32", (2,))}, ["y", "z"], constants)
+    target = npukit.target("aic", settings={"convert_to_fp16": True})
+    ids, x = np.array([1 << 24, 2], dtype), np.zeros(2, np.float32)
+    with open_session(graph, target) as session:
+        assert session.run({"ids": ids, "x": x})["y"].tolist() == [[(1 << 24) + 1], [(1 << 24) + 3]]
+    grid = Encoding("int8", 0.1, 0)
+    assert [p.node for p in target.problems(graph, {"x": grid, "z": grid})] == ["erf"]
+
+
 def test_accumulate_in_half_is_worse_and_has_no_effect_on_float32() -> None:
     """Every addition is rounded, which ``accumulate`` float32 does once."""
     rng = np.random.default_rng(2)

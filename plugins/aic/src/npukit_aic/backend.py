@@ -35,6 +35,8 @@ from npukit_aic.sums import HALF_SUMS
 _DATA = Path(__file__).parent / "data"
 FLOAT_FORM = "float"
 """The variant of rows whose ops compute in float, whatever their tensors are stored in."""
+WHOLE_FORM = "whole numbers"
+"""The variant of rows for positions and counts, which are never quantized."""
 
 
 @lru_cache(maxsize=1)
@@ -117,8 +119,9 @@ class AicBackend(KernelBackend):
         if all(e.is_float for e in encodings.values()):
             return found
         types = self.types(graph, encodings, soc)
-        has_form = {row.op for row in _constraints() if row.variant != FLOAT_FORM}
-        nodes = [n for n in graph.nodes if not n.domain and n.op in _ops() and n.op not in has_form]
+        has_form = {row.op for row in _constraints() if row.variant not in (FLOAT_FORM, WHOLE_FORM)}
+        real = [n for n in graph.nodes if any(graph.tensor(name).is_float for name in n.outputs if name)]
+        nodes = [n for n in real if not n.domain and n.op in _ops() and n.op not in has_form]
         return (*found, *(_island(node, types[node.name]) for node in nodes))
 
     def estimate(self, graph: Graph, encodings: Mapping[str, Encoding], soc: Soc) -> tuple[OpCost, ...]:

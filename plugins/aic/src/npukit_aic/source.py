@@ -14,8 +14,7 @@ from npukit.graph import Graph, bind, remove_dead_nodes
 from npukit.quantization import Request, Source, read_source
 from npukit_aic.files.specializations import read_specializations
 from npukit_aic.precision import Note
-
-_RETAINED = "_RetainedState"
+from npukit_aic.retained import SUFFIXES, input_of, state_of
 
 
 def read_model(model: str | os.PathLike[str], options: Mapping[str, Any], note: Note) -> Source:
@@ -95,11 +94,10 @@ def _refuse_nameless(graph: Graph) -> None:
 
 def _check_state(graph: Graph, note: Note) -> None:
     """Raise ModelError unless every output X_RetainedState stands for an input X."""
-    kept = [name for name in graph.outputs if name.endswith(_RETAINED)]
+    kept = [name for name in graph.outputs if state_of(name)]
     for name in kept:
-        state = name.removesuffix(_RETAINED)
-        if state not in graph.inputs:
-            hint = did_you_mean(state, graph.inputs)
-            raise ModelError(f"output '{name}' keeps the state of input '{state}', which is not there", hint=hint)
+        if input_of(name, graph.inputs) is None:
+            hint = did_you_mean(state_of(name), graph.inputs)
+            raise ModelError(f"output '{name}' keeps the state of input '{state_of(name)}', which is not there", hint=hint)
     if not kept:
-        note(f"retained-state has no effect: no output is called X{_RETAINED} for an input X")
+        note(f"retained-state has no effect: no output is called X{SUFFIXES[0]} for an input X")
