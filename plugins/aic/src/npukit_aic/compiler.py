@@ -29,7 +29,10 @@ from npukit_aic.source import read_model
 
 CARD = "Standard"
 """The card that is emulated when nobody names one."""
-_MX_CACHE = "hand the cache over as float16, or as int8 with Scale and Offset, in a custom I/O list"
+_REFUSED = (
+    ("mxint8_kv_cache", True, "hand the cache over as float16, or as int8 with Scale and Offset, in a custom I/O list"),
+    ("quantization_precision", "Int16", "Int8, with execute_nodes_in_fp16 for what needs more"),
+)
 
 
 def warn(text: str) -> None:
@@ -49,8 +52,9 @@ def compile_model(
     Raises UsageError for options and files that do not fit the model, ModelError for a damaged model, ConstraintError for one that
     the card refuses.
     """
-    if options.get("mxint8_kv_cache"):
-        raise UsageError("mxint8-kv-cache is not emulated", hint=_MX_CACHE)
+    for name, value, instead in _REFUSED:
+        if options.get(name) == value:
+            raise UsageError(f"{name}={value} is not emulated", hint=instead)
     target = target_of(options, card)
     source = read_model(model, options, note)
     io = _files(source.graph, target, options)
@@ -80,7 +84,8 @@ def profile_model(
 
 def target_of(options: Mapping[str, Any], card: str) -> Target:
     """The card with the options that are settings of its backend."""
-    settings = {o.name: options[o.name] for o in npukit.target("aic").backend.options() if options.get(o.name) is not None}
+    known = npukit.target("aic").backend.options()
+    settings = {o.name: options[o.name] for o in known if options.get(o.name, o.default) != o.default}
     return npukit.target("aic", soc=card, settings=settings)
 
 

@@ -14,11 +14,11 @@ from npukit.calibration import Profile
 from npukit.graph import bind
 from npukit.package import Package
 from npukit.quantization import Options, Source
+from npukit_aic.backend import AicBackend
 from npukit_aic.files.io_list import IoList
 from npukit_aic.precision import Note, float_tensors
 from npukit_aic.samples import InputFiles, random_samples
 
-_CONVOLUTIONS, _PRODUCTS = ("Conv", "ConvTranspose"), ("Gemm", "MatMul")
 _METHODS = {
     "None": "min-max",
     "Percentile": "percentile",
@@ -51,26 +51,19 @@ def profiled(source: Source, target: Target, options: Mapping[str, Any], data: A
 def quantized_package(
     source: Source, target: Target, options: Mapping[str, Any], types: Mapping[str, str], io: IoList, profile: Profile | None
 ) -> Package:
-    """The package of a prepared ``source``; nodes with ``types`` in float stay out of the quantization."""
-    given = {**(source.overrides or {}), **float_tensors(source.graph, types), **io.encodings}
-    source = attrs.evolve(source, overrides=given)
-    return npukit.quantize(source, target, data=profile, options=_options(options, types, io, source)).package
-
-
-def _options(options: Mapping[str, Any], types: Mapping[str, str], io: IoList, source: Source) -> Options:
-    width = str(options.get("quantization_precision") or "Int8").lower()
-    channels = _CONVOLUTIONS if options.get("enable_channelwise") else ()
-    rows = _PRODUCTS if options.get("enable_rowwise") else ()
-    return Options(
-        activations=width,
-        weights=width,
-        bias=str(options.get("quantization_precision_bias") or "Int32").lower(),
-        per_channel=(*channels, *rows) or False,
+    """The package of a prepared ``source``: nodes with ``types`` in float, and those of ops without an int8 form, keep the tensors
+    between them in float. Whether the card takes it is not looked at."""
+    backend = target.backend
+    assert isinstance(backend, AicBackend)  # what the compiler compiles for
+    floats = float_tensors(source.graph, backend.float_nodes(source.graph, types, target.soc))
+    source = attrs.evolve(source, overrides={**floats, **(source.overrides or {}), **io.encodings})
+    how = Options(
         calibration=_METHODS[options.get("quantization_calibration") or "None"],
         percentile=float(options.get("percentile_calibration_value") or 100.0),
         islands=True,
-        strict=False,  # the compiler refuses in its own words
+        strict=False,
         node_types=types,
         edges=io.edges,
         bindings=source.bindings,
     )
+    return npukit.quantize(source, target, data=profile, options=how).package
