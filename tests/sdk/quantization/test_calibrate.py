@@ -19,6 +19,7 @@ from npukit.calibration.profile import Watch
 from npukit.encoding import encoding_for_range, fake_quantize
 from npukit.errors import DataError, UsageError
 from npukit.graph import Node, make_graph
+from npukit.quantization import Options, quantize
 
 GRAPH = make_graph([Node("Mul", "m", ("x", "two"), ("y",))], {"x": ("float32", ("n", 1000))}, ["y"], {"two": np.float32(2)})
 
@@ -234,3 +235,33 @@ def test_an_observer_with_a_memory_of_its_own(tmp_path: Path) -> None:
         halves[0].merge(halves[1])
     with pytest.raises(DataError, match="made without calibration method 'peak'"):
         observe(GRAPH, data, ["y"]).range("y", peak, "uint8")
+
+
+def test_observers_that_keep_the_same_share_it() -> None:
+    """Arrays under one name are kept once, by the last of their observers, and read by all."""
+
+    class Half(Peak):
+        name = "half"
+
+        @property
+        def memory_name(self) -> str:
+            return "peak"
+
+        def range(self, seen: Seen, dtype: str, percentile: float = 99.99) -> Range:
+            return Range(0.0, float(seen.memory["peak"]["peak"]) / 2)
+
+    data = [{"x": np.full((1, 1000), value, np.float32)} for value in (1.0, 3.0)]
+    found = observe(GRAPH, data, ["y"], (Half(), Peak()))
+    assert list(found.tensors["y"].memory) == ["peak"]
+    assert [found.range("y", one, "uint8").high for one in (Peak(), Half())] == [6, 3]
+    assert found.merge(found, (Half(),)).tensors["y"].memory["peak"]["peak"] == 6
+
+
+def test_options_take_an_observer() -> None:
+    """An object in place of a name; the manifest keeps its name."""
+    data = [{"x": np.full((1, 1000), value, np.float32)} for value in (-1.0, 3.0)]
+    peak = Peak()
+    made = quantize(GRAPH, "cpu", data=data, options=Options(calibration=peak))
+    assert made.package.manifest.options["calibration"] == "peak"
+    assert made.encodings["x"].same_grid(encoding_for_range(0, 3, "uint8"))
+    assert find_observer(peak) is peak

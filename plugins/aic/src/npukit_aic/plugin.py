@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     import argparse
 
     from npukit.backend import Backend
+    from npukit.calibration import Observer
 
 
 @hookimpl
@@ -27,3 +28,11 @@ def register_commands(subparsers: argparse._SubParsersAction[Any]) -> None:
 
     summary = "run a script that was written for the vendor's card on the emulator"
     launcher.configure(subparsers.add_parser("aic-run", help=summary, description=launcher.__doc__))
+
+
+@hookimpl
+def register_observers() -> list[Observer]:
+    """The compiler's calibrations."""
+    from npukit_aic.observers import observers
+
+    return observers()

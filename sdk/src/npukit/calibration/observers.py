@@ -62,12 +62,17 @@ class Observer(abc.ABC):
 
     The range and, when ``needs_histogram``, the histogram of every tensor are kept anyway. An observer that needs more keeps arrays
     of fixed size: ``begin`` makes them, ``see`` adds the values of one batch, ``merge`` joins those of two profiles. The answer
-    must not depend on how the stream of values is cut.
+    should not depend on how the stream of values is cut.
     """
 
     name: str
     title: str = ""
     needs_histogram: ClassVar[bool] = True
+
+    @property
+    def memory_name(self) -> str:
+        """What the arrays are kept by; observers that keep the same ones may share them under one name."""
+        return self.name
 
     def begin(self) -> dict[str, Array]:
         """What to remember before any value was seen."""
@@ -91,7 +96,7 @@ def chosen(observer: Observer, seen: Seen, dtype: str, percentile: float = 99.99
 
     Raises DataError when the observer keeps a memory of its own and the profile was made without it.
     """
-    if observer.name not in seen.memory and observer.begin():
+    if observer.memory_name not in seen.memory and observer.begin():
         hint = "make the profile again with the plugin of this method"
         raise DataError(
             f"the profile was made without calibration method '{observer.name}', which keeps more than a histogram", hint=hint
@@ -181,8 +186,10 @@ def all_observers(others: Iterable[Observer] = ()) -> tuple[Observer, ...]:
     return tuple({observer.name: observer for observer in (*others, *OBSERVERS)}.values())
 
 
-def find_observer(name: str, others: Iterable[Observer] = ()) -> Observer:
-    """The observer called ``name`` among npukit's own and ``others``. Raises UsageError with a did-you-mean."""
+def find_observer(name: str | Observer, others: Iterable[Observer] = ()) -> Observer:
+    """The observer called ``name`` among npukit's own and ``others``, or ``name`` when it is one. Raises UsageError otherwise."""
+    if isinstance(name, Observer):
+        return name
     known = {observer.name: observer for observer in all_observers(others)}
     if name not in known:
         raise UsageError(f"calibration method '{name}' is not known", hint=did_you_mean(name, known))

@@ -18,6 +18,7 @@ from npukit.calibration.observers import OBSERVERS, Observer, Range, Seen, chose
 from npukit.errors import DataError, UsageError
 from npukit.events import Event, OnEvent, ignore
 from npukit.graph import Array, Graph, open_atomic
+from npukit.plugins import Registry
 
 LEFT_OUT = -1e30
 """What -inf and the lowest float of an attention mask are seen as; a grid never has to reach it (``npukit.quantization.masks``)."""
@@ -43,8 +44,9 @@ class Profile:
             raise DataError(f"the profile knows nothing of tensor '{name}'", hint=hint)
         return chosen(observer, self.tensors[name], dtype, percentile)
 
-    def merge(self, other: Profile, observers: Iterable[Observer] = ()) -> Profile:
-        """What both saw, as if the data had been seen in one go; ``observers`` are those with a memory of their own.
+    def merge(self, other: Profile, observers: Iterable[Observer] | None = None) -> Profile:
+        """What both saw, as if the data had been seen in one go; ``observers`` are those with a memory of their own (None: those of
+        the installed plugins).
 
         Raises DataError when the profiles are of different tensors, UsageError when they remember something for an observer that is
         not among ``observers``.
@@ -52,10 +54,11 @@ class Profile:
         apart = sorted(self.tensors.keys() ^ other.tensors.keys())
         if apart:
             raise DataError(f"the profiles are of different models: only one has tensor '{apart[0]}'")
-        known = {observer.name: observer for observer in observers}
-        strange = sorted(
-            {name for seen in (*self.tensors.values(), *other.tensors.values()) for name in seen.memory} - known.keys()
-        )
+        kept = {name for seen in (*self.tensors.values(), *other.tensors.values()) for name in seen.memory}
+        if observers is None:
+            observers = Registry.load().observers() if kept else ()
+        known = {observer.memory_name: observer for observer in observers}
+        strange = sorted(kept - known.keys())
         if strange:
             raise UsageError(f"the profiles keep what method '{strange[0]}' remembers, which only its observer can merge")
         merged = {n: _merged(self.tensors[n], other.tensors[n], known) for n in self.tensors}
@@ -155,8 +158,9 @@ class Watch:
         observers = observers or OBSERVERS
         self._low, self._high, self._count = np.inf, -np.inf, 0
         self._histogram = Histogram() if any(o.needs_histogram for o in observers) else None
-        memories = {o: o.begin() for o in observers}
-        self._memory: dict[Observer, Mapping[str, Array]] = {o: memory for o, memory in memories.items() if memory}
+        self._keepers = {o.memory_name: o for o in observers}
+        memories = {name: o.begin() for name, o in self._keepers.items()}
+        self._memory: dict[str, Mapping[str, Array]] = {name: memory for name, memory in memories.items() if memory}
 
     def see(self, values: Array) -> None:
         """Look at float values of any shape, all finite."""
@@ -166,12 +170,12 @@ class Watch:
         self._low, self._high, self._count = min(self._low, low), max(self._high, high), self._count + values.size
         if self._histogram is not None:
             self._histogram.add(values, max(abs(low), abs(high)))
-        for observer in self._memory:
-            self._memory[observer] = observer.see(self._memory[observer], values)
+        for name, memory in self._memory.items():
+            self._memory[name] = self._keepers[name].see(memory, values)
 
     def seen(self) -> Seen:
         """What was seen so far."""
-        memory = {observer.name: dict(arrays) for observer, arrays in self._memory.items()}
+        memory = {name: dict(arrays) for name, arrays in self._memory.items()}
         return Seen(self._low, self._high, self._count, self._histogram, memory)
 
 

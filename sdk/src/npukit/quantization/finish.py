@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import attrs
 
 from npukit.backend import Edge, Problem, Target
+from npukit.calibration import Observer
 from npukit.encoding import Encoding
 from npukit.errors import ConstraintError, UsageError, did_you_mean
 from npukit.graph import Graph
@@ -73,6 +74,8 @@ def make_manifest(
     before = source.manifest.history if source.manifest else ()
     used = [*(source.manifest.options.get("optimize", ()) if source.manifest else ()), *optimizers]
     chosen = {k: v for k, v in attrs.asdict(options, recurse=False).items() if k not in ("seed", "edges", "bindings")}
+    if isinstance(options.calibration, Observer):
+        chosen["calibration"] = options.calibration.name
     return Manifest(
         backend=target.backend.name if target else "",
         soc=target.soc.name if target else "",

@@ -8,6 +8,7 @@ from typing import Any
 import attrs
 
 from npukit.backend import Edge, Precision, Scheme
+from npukit.calibration import Observer
 from npukit.errors import UsageError, did_you_mean
 
 COMPUTE_TYPES = ("int", "float16", "float32")
@@ -40,9 +41,9 @@ class Options:
     blocks of inputs: weights of ops that have such a form get a float scale per block, or LPBQ grids (an integer 1..16 times a
     float scale per channel). UsageError for both, or with a ``per_channel`` that is False.
 
-    ``calibration`` names an observer: min-max, percentile, entropy, mse, sqnr, or one that a plugin brings; ``weight_calibration``
-    one of npukit's own, which chooses the range of weights that have no blocks. ``scheme`` replaces fields of the backend's Scheme
-    ({"weights": "asymmetric"}). ``bias`` is the type of biases where an op takes it (else int32).
+    ``calibration`` is an observer or the name of one: min-max, percentile, entropy, mse, sqnr, or one that a plugin brings;
+    ``weight_calibration`` names one of npukit's own, which chooses the range of weights that have no blocks. ``scheme`` replaces
+    fields of the backend's Scheme ({"weights": "asymmetric"}). ``bias`` is the type of biases where an op takes it (else int32).
 
     ``float_type`` stores what is left in float as float16 or float32, ``float_bias`` biases alone. ``keep_weights`` gives weights
     between float activations an integer grid where the op takes one. With ``islands`` a node with both integer and float
@@ -62,7 +63,7 @@ class Options:
     per_channel: bool | tuple[str, ...] | None = None
     per_block: int = 0
     lpbq: int = 0
-    calibration: str = "min-max"
+    calibration: str | Observer = "min-max"
     weight_calibration: str = "min-max"
     percentile: float = 99.99
     scheme: Mapping[str, Any] = attrs.field(factory=dict)

@@ -27,9 +27,9 @@ class Params:
     offset: Array
 
 
-def is_symmetric(schema: str) -> bool:
-    """Whether grids of a schema have the offset 0 whatever the range."""
-    return schema in ("symmetric", "symmetric_with_power2_scale")
+def is_symmetric(schema: str, low: float = -1.0) -> bool:
+    """Whether the grid of a schema has the offset 0, when the least value is ``low``."""
+    return schema in ("symmetric", "symmetric_with_power2_scale") or (schema == "symmetric_with_uint8" and low < 0)
 
 
 def choose(low: Array | float, high: Array | float, schema: str, dtype: str = "int8") -> Params:
@@ -40,17 +40,8 @@ def choose(low: Array | float, high: Array | float, schema: str, dtype: str = "i
     "symmetric" up to a power of two. Raises UsageError for an unknown schema or type, EncodingError for a range that is not finite
     or not ordered.
     """
-    if schema not in SCHEMAS:
-        raise UsageError(f"quantization schema '{schema}' is not known", hint=did_you_mean(schema, SCHEMAS))
-    if dtype not in LIMITS:
-        raise UsageError(f"type '{dtype}' has no Glow grid", hint=f"one of {', '.join(LIMITS)}")
-    low, high = np.asarray(low, np.float64), np.asarray(high, np.float64)
-    if not (np.all(np.isfinite(low)) and np.all(np.isfinite(high)) and np.all(low <= high)):
-        raise EncodingError(f"a range must be finite and ordered, found [{np.min(low)}, {np.max(high)}]")
+    low, high = widened(low, high, schema, dtype)
     qmin, qmax = LIMITS[dtype]
-    low, high = np.minimum(low, 0.0), np.maximum(high, 0.0)
-    if schema != "asymmetric":
-        low, high = _balanced(low, high, qmin, qmax, one_sided=schema == "symmetric_with_uint8")
     scale = (high - low) / (qmax - qmin)
     scale = np.where(scale == 0, _NO_RANGE_SCALE, scale)
     offset = _zero_point(low, high, scale, qmin, qmax)
@@ -59,6 +50,25 @@ def choose(low: Array | float, high: Array | float, schema: str, dtype: str = "i
     # A range below float32's normal numbers, or one that no float32 scale spans, would leave no usable scale.
     limits = np.finfo(np.float32)
     return Params(np.clip(scale, limits.tiny, limits.max).astype(np.float32), offset)
+
+
+def widened(low: Array | float, high: Array | float, schema: str, dtype: str = "int8") -> tuple[Array, Array]:
+    """The range that a grid of ``schema`` spans for [low, high], float64; raises as ``choose`` does.
+
+    It holds 0, and for a symmetric schema the end that saturates later is moved out until 0 has the code 0.
+    """
+    if schema not in SCHEMAS:
+        raise UsageError(f"quantization schema '{schema}' is not known", hint=did_you_mean(schema, SCHEMAS))
+    if dtype not in LIMITS:
+        raise UsageError(f"type '{dtype}' has no Glow grid", hint=f"one of {', '.join(LIMITS)}")
+    low, high = np.asarray(low, np.float64), np.asarray(high, np.float64)
+    if not (np.all(np.isfinite(low)) and np.all(np.isfinite(high)) and np.all(low <= high)):
+        raise EncodingError(f"a range must be finite and ordered, found [{np.min(low)}, {np.max(high)}]")
+    low, high = np.minimum(low, 0.0), np.maximum(high, 0.0)
+    qmin, qmax = LIMITS[dtype]
+    kept = (schema == "asymmetric") | ((schema == "symmetric_with_uint8") & (low >= 0))
+    wider = np.where(kept, low, np.minimum(low, high / qmax * qmin))
+    return wider, np.where(kept, high, np.maximum(high, low / qmin * qmax))
 
 
 def quantise(values: Array, params: Params, dtype: str = "int8") -> Array:
@@ -77,14 +87,6 @@ def quantise(values: Array, params: Params, dtype: str = "int8") -> Array:
 def dequantise(codes: Array, params: Params) -> Array:
     """Real values of codes, float32; ``params`` broadcast."""
     return np.asarray(params.scale * (codes.astype(np.int64) - params.offset), np.float32)
-
-
-def _balanced(low: Array, high: Array, qmin: int, qmax: int, *, one_sided: bool) -> tuple[Array, Array]:
-    """The range with the end that saturates later moved out until 0 has the code 0; ``one_sided`` leaves those from 0 alone."""
-    from_low, from_high = low / qmin, high / qmax
-    kept = one_sided & (low >= 0)
-    wider = np.where(kept, low, np.minimum(low, from_high * qmin))
-    return wider, np.where(kept, high, np.maximum(high, from_low * qmax))
 
 
 def _zero_point(low: Array, high: Array, scale: Array, qmin: int, qmax: int) -> Array:
