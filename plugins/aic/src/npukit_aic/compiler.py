@@ -65,7 +65,7 @@ def compile_model(
         note(f"mxfp6-matmul: {count} weights of matrix products are rounded to MXFP6 (E2M3)")
         prepared = attrs.evolve(prepared, graph=graph)
     if quantizes(options):
-        made = quantized_package(prepared, target, options, types, io, _profile(prepared, target, options, data, note))
+        made = quantized_package(prepared, target, options, types, io, _profile(prepared, options, data, note))
     else:
         made = _float_package(prepared, target, types, io, bool(options.get("convert_to_fp16")))
     made = _finished(made, target, types, note)
@@ -79,7 +79,7 @@ def profile_model(
     """Write the profile that ``options`` ask for (dump_profile) and compile nothing. Returns how many tensors it has."""
     target = target_of(options, card)
     source = read_model(model, options, note)
-    return len(_profile(_prepared(source, target), target, options, data, note).tensors)
+    return len(_profile(_prepared(source, target), options, data, note).tensors)
 
 
 def target_of(options: Mapping[str, Any], card: str) -> Target:
@@ -93,11 +93,11 @@ def _prepared(source: Source, target: Target) -> Source:
     return attrs.evolve(source, graph=target.prepare(fold_constants(source.graph)))
 
 
-def _profile(source: Source, target: Target, options: Mapping[str, Any], data: Any, note: Note) -> Profile:
+def _profile(source: Source, options: Mapping[str, Any], data: Any, note: Note) -> Profile:
     """The profile that is loaded, or what the model does on data, which is written when that is asked for."""
     if options.get("load_profile"):
         return Profile.load(options["load_profile"])
-    found = profiled(source, target, options, data, note)
+    found = profiled(source, options, data, note)
     if options.get("dump_profile"):
         found.save(options["dump_profile"])
     return found
