@@ -110,8 +110,8 @@ def test_problems_of_the_model_carry_its_versions(run: Exec, tmp_path: Path) -> 
 def test_without_a_folder_it_runs(run: Exec) -> None:
     done = run("-m=m.onnx", "-batchsize=2", "-num-iter=3")
     assert done.returncode == 0, done.stderr
-    assert "3 inferences of random data: " in done.stdout
-    assert "not the card's time" in done.stdout
+    assert "3 inferences of random data, " in done.stdout
+    assert "The card, modelled and not measured: " in done.stdout
     assert run("-m=m.onnx", "-batchsize=2", "-compile-only").returncode == 2
     crowded = run("-m=m.onnx", "-batchsize=2", "-aic-num-cores=8", "-aic-num-of-instances=2")
     assert crowded.returncode == 2

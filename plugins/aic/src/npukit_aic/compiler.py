@@ -29,7 +29,10 @@ from npukit_aic.source import read_model
 
 CARD = "Standard"
 """The card that is emulated when nobody names one."""
-_MX_CACHE = "hand the cache over as float16, or as int8 with Scale and Offset, in a custom I/O list"
+_REFUSED = (
+    ("mxint8_kv_cache", True, "hand the cache over as float16, or as int8 with Scale and Offset, in a custom I/O list"),
+    ("quantization_precision", "Int16", "Int8, with execute_nodes_in_fp16 for what needs more"),
+)
 
 
 def warn(text: str) -> None:
@@ -49,8 +52,9 @@ def compile_model(
     Raises UsageError for options and files that do not fit the model, ModelError for a damaged model, ConstraintError for one that
     the card refuses.
     """
-    if options.get("mxint8_kv_cache"):
-        raise UsageError("mxint8-kv-cache is not emulated", hint=_MX_CACHE)
+    for name, value, instead in _REFUSED:
+        if options.get(name) == value:
+            raise UsageError(f"{name}={value} is not emulated", hint=instead)
     target = target_of(options, card)
     source = read_model(model, options, note)
     io = _files(source.graph, target, options)
@@ -61,7 +65,7 @@ def compile_model(
         note(f"mxfp6-matmul: {count} weights of matrix products are rounded to MXFP6 (E2M3)")
         prepared = attrs.evolve(prepared, graph=graph)
     if quantizes(options):
-        made = quantized_package(prepared, target, options, types, io, _profile(prepared, target, options, data, note))
+        made = quantized_package(prepared, target, options, types, io, _profile(prepared, options, data, note))
     else:
         made = _float_package(prepared, target, types, io, bool(options.get("convert_to_fp16")))
     made = _finished(made, target, types, note)
@@ -75,12 +79,13 @@ def profile_model(
     """Write the profile that ``options`` ask for (dump_profile) and compile nothing. Returns how many tensors it has."""
     target = target_of(options, card)
     source = read_model(model, options, note)
-    return len(_profile(_prepared(source, target), target, options, data, note).tensors)
+    return len(_profile(_prepared(source, target), options, data, note).tensors)
 
 
 def target_of(options: Mapping[str, Any], card: str) -> Target:
     """The card with the options that are settings of its backend."""
-    settings = {o.name: options[o.name] for o in npukit.target("aic").backend.options() if options.get(o.name) is not None}
+    known = npukit.target("aic").backend.options()
+    settings = {o.name: options[o.name] for o in known if options.get(o.name, o.default) != o.default}
     return npukit.target("aic", soc=card, settings=settings)
 
 
@@ -88,11 +93,11 @@ def _prepared(source: Source, target: Target) -> Source:
     return attrs.evolve(source, graph=target.prepare(fold_constants(source.graph)))
 
 
-def _profile(source: Source, target: Target, options: Mapping[str, Any], data: Any, note: Note) -> Profile:
+def _profile(source: Source, options: Mapping[str, Any], data: Any, note: Note) -> Profile:
     """The profile that is loaded, or what the model does on data, which is written when that is asked for."""
     if options.get("load_profile"):
         return Profile.load(options["load_profile"])
-    found = profiled(source, target, options, data, note)
+    found = profiled(source, options, data, note)
     if options.get("dump_profile"):
         found.save(options["dump_profile"])
     return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -68,9 +68,8 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(f"'{name}'" for name in names[:_SHOWN]) + more
 
 
-def float_tensors(graph: Graph, types: Mapping[str, str]) -> dict[str, Encoding]:
-    """The float tensors that only nodes with float ``types`` touch: they get no grid in a quantized build."""
-    floats = {node.name for node in graph.nodes if types.get(node.name) in ("float16", "float32")}
+def float_tensors(graph: Graph, floats: Collection[str]) -> dict[str, Encoding]:
+    """The float tensors that only nodes of ``floats``, by name, touch: they get no grid in a quantized build."""
     found = {}
     for name, tensor in graph.tensors.items():
         maker = graph.producers.get(name)

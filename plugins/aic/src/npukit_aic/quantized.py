@@ -10,24 +10,16 @@ import attrs
 
 import npukit
 from npukit.backend import Target
-from npukit.calibration import Profile
+from npukit.calibration import Observer, Profile, observe, open_data
 from npukit.graph import bind
 from npukit.package import Package
 from npukit.quantization import Options, Source
+from npukit_aic.backend import AicBackend
 from npukit_aic.files.io_list import IoList
+from npukit_aic.glow.histogram import BINS
+from npukit_aic.observers import SCHEMA, observer
 from npukit_aic.precision import Note, float_tensors
 from npukit_aic.samples import InputFiles, random_samples
-
-_CONVOLUTIONS, _PRODUCTS = ("Conv", "ConvTranspose"), ("Gemm", "MatMul")
-_METHODS = {
-    "None": "min-max",
-    "Percentile": "percentile",
-    "MSE": "mse",
-    "SQNR": "sqnr",
-    "KLMinimization": "entropy",
-    "KLMinimizationV2": "entropy",
-}
-"""The observer of each quantization_calibration."""
 
 
 def quantizes(options: Mapping[str, Any]) -> bool:
@@ -35,8 +27,11 @@ def quantizes(options: Mapping[str, Any]) -> bool:
     return any(options.get(name) for name in ("convert_to_quantize", "dump_profile", "load_profile", "external_quantization_file"))
 
 
-def profiled(source: Source, target: Target, options: Mapping[str, Any], data: Any, note: Note) -> Profile:
+def profiled(source: Source, options: Mapping[str, Any], data: Any, note: Note) -> Profile:
     """What the float model of a prepared ``source`` does on ``data``, on the files of the input list, or on random samples."""
+    method, share = options.get("quantization_calibration"), options.get("percentile_calibration_value", 100.0)
+    if share != 100 and method != "Percentile":
+        note(f"percentile_calibration_value={share:g} has no effect without quantization_calibration=Percentile, found {method}")
     samples = data
     if samples is None and options.get("input_list_file"):
         samples = InputFiles(Path(options["input_list_file"]), source.graph)
@@ -45,32 +40,38 @@ def profiled(source: Source, target: Target, options: Mapping[str, Any], data: A
         note(f"the model is profiled with random data ({kind}): ranges are those of no real data")
         graph = bind(source.graph, source.bindings[0]) if source.bindings else source.graph
         samples = random_samples({name: graph.tensor(name) for name in graph.inputs}, kind)
-    return npukit.profile(source, target, data=samples)
+    # A profile that is written has Glow's histogram of every tensor, whatever the calibration.
+    kept = [_observer(options, "MSE")] if options.get("dump_profile") else []
+    names = source.graph.float_activations()
+    return observe(source.graph, open_data(samples, source.graph), names, (calibration(options), *kept))
+
+
+def calibration(options: Mapping[str, Any]) -> Observer:
+    """The observer that ``options`` ask for."""
+    return _observer(options, options.get("quantization_calibration") or "None")
+
+
+def _observer(options: Mapping[str, Any], name: str) -> Observer:
+    schema = options.get("quantization_schema_activations") or SCHEMA
+    return observer(name, schema, options.get("num_histogram_bins") or BINS)
 
 
 def quantized_package(
     source: Source, target: Target, options: Mapping[str, Any], types: Mapping[str, str], io: IoList, profile: Profile | None
 ) -> Package:
-    """The package of a prepared ``source``; nodes with ``types`` in float stay out of the quantization."""
-    given = {**(source.overrides or {}), **float_tensors(source.graph, types), **io.encodings}
-    source = attrs.evolve(source, overrides=given)
-    return npukit.quantize(source, target, data=profile, options=_options(options, types, io, source)).package
-
-
-def _options(options: Mapping[str, Any], types: Mapping[str, str], io: IoList, source: Source) -> Options:
-    width = str(options.get("quantization_precision") or "Int8").lower()
-    channels = _CONVOLUTIONS if options.get("enable_channelwise") else ()
-    rows = _PRODUCTS if options.get("enable_rowwise") else ()
-    return Options(
-        activations=width,
-        weights=width,
-        bias=str(options.get("quantization_precision_bias") or "Int32").lower(),
-        per_channel=(*channels, *rows) or False,
-        calibration=_METHODS[options.get("quantization_calibration") or "None"],
+    """The package of a prepared ``source``: nodes with ``types`` in float, and those of ops without an int8 form, keep the tensors
+    between them in float. Whether the card takes it is not looked at."""
+    backend = target.backend
+    assert isinstance(backend, AicBackend)  # what the compiler compiles for
+    floats = float_tensors(source.graph, backend.float_nodes(source.graph, types, target.soc))
+    source = attrs.evolve(source, overrides={**floats, **(source.overrides or {}), **io.encodings})
+    how = Options(
+        calibration=calibration(options),
         percentile=float(options.get("percentile_calibration_value") or 100.0),
         islands=True,
-        strict=False,  # the compiler refuses in its own words
+        strict=False,
         node_types=types,
         edges=io.edges,
         bindings=source.bindings,
     )
+    return npukit.quantize(source, target, data=profile, options=how).package

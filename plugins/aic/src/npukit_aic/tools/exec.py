@@ -135,12 +135,13 @@ def _tell_types(types: Mapping[str, str], given: Mapping[str, Any]) -> None:
 
 
 def _infer(package: Package, given: Mapping[str, Any], chosen: Mapping[str, Any]) -> None:
-    """Run random data on cores that are free, and print what it took here."""
+    """Run random data on cores that are free; print what it took here, and what the card would take by the model of speed."""
     from npukit.graph import Tensor
     from npukit_aic import cards
     from npukit_aic.loaded import Loaded
     from npukit_aic.qpc import Qpc
     from npukit_aic.samples import random_samples
+    from npukit_aic.speed import estimate_package
 
     qpc = Qpc.of(package)
     (feeds,) = random_samples({b.name: Tensor(b.name, str(b.dtype), b.shapes[0]) for b in qpc.inputs}, count=1)
@@ -153,9 +154,9 @@ def _infer(package: Package, given: Mapping[str, Any], chosen: Mapping[str, Any]
             session.run(feeds)
             times.append(time.perf_counter() - start)
     mean = sum(times) / len(times)
-    print(
-        f"{counted(len(times), 'inference')} of random data: {mean * 1e3:.3f} ms each in the emulator, which is not the card's time"
-    )
+    modelled = estimate_package(package, cards.info(chosen["dev_id"]).soc, chosen)
+    print(f"{counted(len(times), 'inference')} of random data, {mean * 1e3:.3f} ms each in the emulator")
+    print(f"The card, modelled and not measured: {modelled.rate:.1f} inferences/s, {modelled.latency * 1e3:.3f} ms from end to end")
 
 
 def _write_operators() -> None:
