@@ -206,6 +206,7 @@ def test_streams_are_windows_of_time(qpc: Path, tmp_path: Path) -> None:
         (["--aic-batch-json-input", "name.json"], "no input 'q'"),
         (["--aic-batch-json-input", "size.json"], "elem-size"),
         (["--aic-batch-json-input", "dims.json"], "dims"),
+        (["--aic-batch-json-input", "uneven.json", "--auto-batch-input"], "the same inputs"),
         (["-i", "short.bin", "-i", "short.bin"], "64"),
         (["-i", "short.bin"], "1 files for 2 inputs"),
         (["-a", "4"], "16 cores"),
@@ -227,9 +228,11 @@ def test_mistakes_are_one_line(
     for name, entry in {
         "name": {"path": "x.bin", "map-to": "q"},
         "size": {"path": "x.bin", "map-to": "x", "elem-size": 2},
-        "dims": {"path": "x.bin", "map-to": "x", "dims": [4, 4]},
+        "dims": {"path": "x.bin", "map-to": "x", "dims": [4, 8]},
     }.items():
         Path(f"{name}.json").write_text(json.dumps({"IO-files": [[entry]]}))
+    uneven = [[{"path": "x.bin", "map-to": "x"}], [{"path": "x.bin", "map-to": "z"}]]
+    Path("uneven.json").write_text(json.dumps({"IO-files": uneven}))
     Path("bad.json").write_text("[]")
     assert runner.main(["-t", str(qpc), "--write-output-dir", "out", *words]) in (1, 2)
     error = capsys.readouterr().err
@@ -253,7 +256,8 @@ def test_util_follows_other_processes(qpc: Path, tmp_path: Path, capsys: pytest.
     assert util.main(["-q", "-d", "1"]) == 0
     shown = capsys.readouterr().out
     assert shown.startswith("QID 1\n")
-    assert "Nsp Free:14" in shown
+    assert "\n\tNsp Free:14\n" in shown
+    assert "\n\tDram Total:16384 MB\n" in shown
     assert util.main(["-d", "8"]) == 2
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import attrs
 import numpy as np
@@ -29,7 +30,7 @@ class Item:
         for binding in inputs:
             data = b"".join(path.read_bytes() for path in self.files.get(binding.name, ()))
             shape = binding.shapes[self.shapes]
-            data = data or bytes(int(np.prod(shape)) * binding.dtype.itemsize)
+            data = data or bytes(math.prod(shape) * binding.dtype.itemsize)
             found[binding.name] = np.frombuffer(data, binding.dtype.newbyteorder("<")).astype(binding.dtype).reshape(shape)
         return found
 
@@ -157,6 +158,8 @@ def _items(groups: Sequence[_Group], qpc: Qpc, *, join: bool) -> list[Item]:
     """The groups as inferences; with ``join`` as many groups as fill the batch are one inference, the last one is filled up."""
     if not join:
         return [_item([group], qpc) for group in groups]
+    if any(group.keys() != groups[0].keys() for group in groups):
+        raise DataError("samples that are joined to a batch have files for the same inputs", hint="give all of them to each sample")
     batch = next((b.shapes[0][0] for b in qpc.inputs if b.shapes[0]), 1)
     return [_item(groups[start : start + batch], qpc, batch) for start in range(0, len(groups), batch)]
 
@@ -165,24 +168,31 @@ def _item(groups: Sequence[_Group], qpc: Qpc, parts: int = 1) -> Item:
     padded = [*groups, *[groups[-1]] * (parts - len(groups))]
     files = {name: tuple(group[name][0] for group in padded) for name in groups[0]}
     sizes = {name: sum(_size(path) for path in paths) for name, paths in files.items()}
-    dims = {name: found[1] for name, found in groups[0].items() if found[1] is not None and parts == 1}
     inputs = [b for b in qpc.inputs if b.name in files]
+    fitting = [k for k in range(len(qpc.bindings[0].shapes)) if all(_bytes(b, k) == sizes[b.name] for b in inputs)]
+    if not fitting:
+        _refuse(inputs, files, sizes, parts)
+    dims = {name: found[1] for name, found in groups[0].items() if found[1] is not None and parts == 1}
+    for binding in inputs:
+        given = dims.get(binding.name)
+        if given is not None and math.prod(given) * binding.dtype.itemsize != sizes[binding.name]:
+            what = f"'{files[binding.name][0]}' has {sizes[binding.name]} bytes, not those of dims {list(given)}"
+            raise DataError(f"{what} of input '{binding.name}' ({binding.dtype})")
+    # Several specializations may have the same sizes; where none has the very dims, the values count.
+    named = [k for k in fitting if all(dims.get(b.name, b.shapes[k]) == b.shapes[k] for b in inputs)]
+    return Item(files, (named or fitting)[0])
 
-    def fits(k: int) -> bool:
-        return all(_bytes(b, k) == sizes[b.name] and dims.get(b.name, b.shapes[k]) == b.shapes[k] for b in inputs)
 
-    shapes = next(filter(fits, range(len(qpc.bindings[0].shapes))), None)
-    if shapes is not None:
-        return Item(files, shapes)
+def _refuse(inputs: Sequence[Binding], files: Mapping[str, Sequence[Path]], sizes: Mapping[str, int], parts: int) -> NoReturn:
+    """Say which file has a size that the model is not compiled for."""
     wrong = next((b for b in inputs if not any(_bytes(b, k) == sizes[b.name] for k in range(len(b.shapes)))), inputs[0])
     allowed = " or ".join(dict.fromkeys(f"{_bytes(wrong, k)} ({wrong.dtype}, {list(s)})" for k, s in enumerate(wrong.shapes)))
-    which, given = files[wrong.name][0], f", dims {list(dims[wrong.name] or ())}" if wrong.name in dims else ""
     hint = "--auto-batch-input joins files of one sample each" if parts == 1 else ""
-    raise DataError(f"'{which}' has {sizes[wrong.name]} bytes{given}, input '{wrong.name}' takes {allowed}", hint=hint)
+    raise DataError(f"'{files[wrong.name][0]}' has {sizes[wrong.name]} bytes, input '{wrong.name}' takes {allowed}", hint=hint)
 
 
 def _bytes(binding: Binding, index: int) -> int:
-    return int(np.prod(binding.shapes[index], dtype=np.int64)) * binding.dtype.itemsize
+    return math.prod(binding.shapes[index]) * binding.dtype.itemsize
 
 
 def _size(path: Path) -> int:

@@ -69,7 +69,7 @@ def _parser() -> Parser:
     add("--aic-profiling-sampling-rate", choices=profiling.RATES, default="full", help="of a stream: the share of samples")
     add("--aic-profiling-reporting-rate", type=natural, metavar="MS", help="of a stream: no effect, it is written at the end")
     add("--aic-profiling-out-dir", default=".", metavar="DIR", help="where profiles go (default: here)")
-    add("--aic-profiling-format", choices=["ascii", "latency"], help="old form of --aic-profiling-type latency")
+    add("--aic-profiling-format", choices=["latency"], help="old form of --aic-profiling-type latency")
     add("--submit-timeout", type=natural, metavar="MS", help="no effect: the emulated card is never busy")
     add("--submit-retry-count", type=natural, metavar="N", help="no effect: the emulated card is never busy")
     return parser
@@ -218,7 +218,7 @@ def _profile(args: argparse.Namespace, job: _Job) -> None:
 
 def _report(job: _Job) -> None:
     """The block that scripts look for; a run counts as stats_batchsize inferences."""
-    micros = round(job.runs * job.speed.batch / job.speed.rate * MICRO)
+    micros = max(1, round(job.runs * job.speed.batch / job.speed.rate * MICRO))
     size = job.qpc.options["stats_batchsize"] or job.speed.batch
     print(f"computed {len(job.runs_by_item())} of {job.runs} inferences; the times are modelled, limited by {job.speed.bound}")
     print(" ---- Stats ----")

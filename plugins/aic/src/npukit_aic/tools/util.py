@@ -10,6 +10,7 @@ from typing import Any
 from npukit.commands import check_writable
 from npukit.graph import write_atomic
 from npukit_aic import cards
+from npukit_aic.speed import card_of
 from npukit_aic.tools.edge import Parser, guarded, number
 
 NAME = "qaic-util"
@@ -45,6 +46,8 @@ def _lines(card: cards.CardInfo) -> str:
         "FW Variant": "emulated by npukit",
         "Nsp Total": card.total,
         "Nsp Free": card.free,
+        "Nsp Frequency(Mhz)": round(card_of(card.soc).clock_hz / 1e6),
+        "Dram Total": f"{card.soc.features['dram_gb'] * 1024} MB",
         "SoC Temperature(degree C)": TEMPERATURE,
     }
     return "\n".join([f"QID {card.qid}", *(f"\t{key}:{value}" for key, value in facts.items())])
