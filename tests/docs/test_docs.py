@@ -10,6 +10,9 @@ import math
 import re
 import shlex
 import shutil
+import subprocess
+import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,12 +20,14 @@ from typing import Any
 import pytest
 
 from npukit.cli import main
+from npukit_aic.launcher import TOOLS as AIC_TOOLS
 from npukit_qairt.flags import TOOLS
 from npukit_qairt.main import main as run_tool
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 PAGES = sorted(p for p in DOCS.rglob("*.md") if p.parent.name != "reference")
 BLOCK = re.compile(r"^(?:<!-- file: (\S+) -->\n)?```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+AIC = {Path(place).name: f"npukit_aic.tools.{module}" for place, module in AIC_TOOLS.items()}
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 
 
@@ -48,6 +53,8 @@ def test_page_runs(page: Path, demo_files: Path, tmp_path: Path, monkeypatch: py
     folder = tmp_path / "page"
     shutil.copytree(demo_files, folder) if page.parent.name != "tutorial" else folder.mkdir()
     monkeypatch.chdir(folder)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))  # where cards are claimed: each page has its own
+    monkeypatch.setattr(tempfile, "tempdir", None)
     names: dict[str, Any] = {"__name__": "docs"}
     for file, kind, text in BLOCK.findall(page.read_text(encoding="utf-8")):
         if file:
@@ -64,19 +71,29 @@ def _commands(text: str) -> Iterator[tuple[list[str], list[str], int]]:
     parts = [part.splitlines() for part in re.split(r"^\$ ", text, flags=re.MULTILINE) if part.strip()]
     for part, following in itertools.zip_longest(parts, parts[1:], fillvalue=[""]):
         words = shlex.split(part[0], comments=True)
-        if words and (words[0] == "npukit" or words[0] in TOOLS):
+        if words and (words[0] == "npukit" or words[0] in (*TOOLS, *AIC)):
             yield words, part[1:], int(following[1]) if following[0] == "echo $?" else 0
 
 
 def _run(words: list[str], shown: list[str], code: int) -> None:
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        found = main(words[1:]) if words[0] == "npukit" else run_tool(words[0], words[1:])
+        found = _call(words)
     printed = (err.getvalue() + out.getvalue()).splitlines()
     assert found == code, f"{shlex.join(words)}: exit code {found}\n" + "\n".join(printed)
     wanted = [line for line in shown if line.strip() and line.strip() != "..."]
     missing = [line for line in wanted if not any(_same(line, other) for other in printed)]
     assert not missing, f"{shlex.join(words)}: not printed: {missing}\n" + "\n".join(printed)
+
+
+def _call(words: list[str]) -> int:
+    if words[:2] == ["npukit", "aic-run"]:
+        done = subprocess.run([sys.executable, "-m", *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        print(done.stdout)
+        return done.returncode
+    if words[0] == "npukit":
+        return main(words[1:])
+    return importlib.import_module(AIC[words[0]]).main(words[1:]) if words[0] in AIC else run_tool(words[0], words[1:])
 
 
 def _same(shown: str, printed: str) -> bool:

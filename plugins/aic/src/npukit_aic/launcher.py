@@ -45,12 +45,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Run the script and return its exit code, 128 and the number for one that a signal ended."""
-    command = _command(args.script)
     for found in _vendor():
         console.note(f"note: {found} is installed here, the emulator is used instead")
     with tempfile.TemporaryDirectory(prefix="npukit-qti-aic-") as folder:
         environment = make_tree(Path(folder))
-        child = subprocess.Popen([*command, *args.args], env=environment)
+        child = subprocess.Popen([*_command(args.script, environment["PATH"]), *args.args], env=environment)
         while True:
             try:
                 code = child.wait()
@@ -81,18 +80,18 @@ def _program(path: Path, text: str) -> None:
     path.chmod(0o755)
 
 
-def _command(script: str) -> list[str]:
+def _command(script: str, path: str) -> list[str]:
     """How a script is started: by npukit's Python, by bash with the options of its first line, or as the program that it is."""
-    path = Path(script)
-    if path.is_dir():
+    file = Path(script)
+    if file.is_dir():
         raise UsageError(f"'{script}' is a folder", hint="name a script in it")
-    words = _interpreter(path) if path.is_file() else []
+    words = _interpreter(file) if file.is_file() else []
     shell = next((i for i, word in enumerate(words) if Path(word).name in ("sh", "bash", "dash")), None)
-    if shell is not None or path.suffix in (".sh", ".bash"):
+    if shell is not None or file.suffix in (".sh", ".bash"):
         return ["bash", *words[shell + 1 if shell is not None else len(words) :], _existing(script)]
-    if path.suffix == ".py" or any(Path(word).name.startswith("python") for word in words):
+    if file.suffix == ".py" or any(Path(word).name.startswith("python") for word in words):
         return [sys.executable, _existing(script)]
-    if shutil.which(script) is None:
+    if shutil.which(script, path=path) is None:
         raise UsageError(f"'{script}' is neither a script nor a program that can be found")
     return [script]
 

@@ -58,6 +58,7 @@ def _redirected(function: Callable[..., Any], root: str) -> Callable[..., Any]:
 def _replace(name: str, function: Callable[..., Any]) -> None:
     """Put a function into ``os``, and into the sets in which os says what its functions can."""
     own = getattr(os, name)
+    function.__module__ = "os"  # where pickle finds it
     for known in (os.supports_dir_fd, os.supports_fd, os.supports_follow_symlinks, os.supports_effective_ids):
         if own in known:
             known.add(function)

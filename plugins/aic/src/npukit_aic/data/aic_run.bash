@@ -15,6 +15,14 @@ fi
 case ${npukit_text-} in
 */opt/qti-aic*)
     npukit_source=("$0")
+    for npukit_flag in $(tr '\0' '\n' </proc/$$/cmdline 2>/dev/null | sed 1d); do # bash has set -e aside while it reads this file
+        case $npukit_flag in
+        --*) ;;
+        -*e*) set -e ;;
+        -*) ;;
+        *) break ;;
+        esac
+    done
     npukit_text=${npukit_text//\/opt\/qti-aic/$NPUKIT_AIC_ROOT}
     eval "${npukit_text//BASH_SOURCE/npukit_source}"
     exit

@@ -1,0 +1,69 @@
+"""What the command-line tools have in common: flags with one dash or two, and mistakes as one line on stderr."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from npukit.errors import NpukitError, UsageError, one_line
+
+_BUG = 3
+
+
+class Parser(argparse.ArgumentParser):
+    """Takes long flags with one dash as with two, drops empty words, and raises UsageError instead of leaving."""
+
+    def __init__(self, prog: str, description: str | None) -> None:
+        super().__init__(prog, description=description, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+    def read(self, words: Sequence[str]) -> argparse.Namespace:
+        """The flags in ``words``."""
+        return self.parse_args([self._spelled(word) for word in words if word])
+
+    def _spelled(self, word: str) -> str:
+        return f"-{word}" if f"-{word.partition('=')[0]}" in self._option_string_actions else word
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message, hint=f"{self.prog} -h shows what it takes")
+
+
+def guarded(name: str, work: Callable[[Sequence[str]], int], argv: Sequence[str] | None) -> int:
+    """The exit code of ``work``, which gets the words after the tool's name (default: those of the process)."""
+    try:
+        return work(sys.argv[1:] if argv is None else argv)
+    except SystemExit as done:  # -h
+        return int(done.code or 0)
+    except NpukitError as error:
+        say(f"{name}: error: {error}")
+        return error.exit_code
+    except BrokenPipeError:  # whoever reads the output has enough of it
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+        return 0
+    except OSError as error:
+        say(f"{name}: error: {f'{error.filename}: ' if error.filename else ''}{error.strerror or one_line(error)}")
+        return 2
+    except KeyboardInterrupt:
+        say(f"{name}: interrupted")
+        return 130
+    except Exception as error:
+        say(f"{name}: error: {type(error).__name__}: {one_line(error)} (a bug of npukit)")
+        return _BUG
+
+
+def say(text: str) -> None:
+    """A line for people, on stderr."""
+    print(text, file=sys.stderr)
+
+
+def number(least: int) -> Callable[[str], int]:
+    """A reader of whole numbers from ``least`` on."""
+
+    def read(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"'{text}' is no whole number from {least} on")
+        return int(text)
+
+    return read
