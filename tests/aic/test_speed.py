@@ -110,7 +110,7 @@ def test_pools_and_reductions_count_what_they_read() -> None:
 def test_views_shapes_and_fused_activations_cost_nothing() -> None:
     fused = of(image())
     assert (row(fused, "act0").work.kind, row(fused, "act0").seconds) == ("free", 0)
-    assert row(of(dense(1)), "r0").work.kind == "vector"  # only the documented pairs fuse
+    assert row(of(image(op="Sigmoid")), "act0").work.kind == "vector"
     nodes = [Node("Shape", "shape", ("x",), ("s",)), Node("Reshape", "view", ("x", "s"), ("y",))]
     found = of(make_graph(nodes, {"x": ("float32", (2, 3))}, ["y"]))
     assert [r.seconds for r in found.rows[:2]] == [0, 0]
@@ -204,13 +204,17 @@ def test_costs_for_bench_have_a_time_per_node() -> None:
 
 
 def test_a_package_is_estimated_as_its_callers_use_it() -> None:
-    """Its first specialization, its types, what callers hand over."""
+    """One of its specializations, what its nodes compute in, what callers hand over, its card."""
     graph = make_graph([Node("MatMul", "m", ("x", "w"), ("y",))], {"x": ("float32", ("n", 64))}, ["y"], {"w": zeros(64, 64)})
     edges, sizes = {"x": Edge("float16")}, ({"n": 4}, {"n": 8})
-    package = Package(Manifest(), graph, {}, {"m": "float16"}, edges, sizes)
-    found = speed.estimate_package(package, SOCS["Standard"], {})
+    manifest = Manifest(backend="aic", soc="Pro", settings={"convert_to_fp16": True})
+    package = Package(manifest, graph, {}, {}, edges, sizes)
+    found = speed.estimate_package(package, {"num_activations": 16})
     assert (found.batch, row(found, "m").work.precision) == (4, "float16")
     assert found.ceilings["host link"] == pytest.approx(13e9 / (2 * 64 + 4 * 64))
+    assert speed.estimate_package(package, {}, shapes=1).batch == 8
+    forced = speed.estimate_package(attrs.evolve(package, types={"m": "float32"}), {})
+    assert row(forced, "m").work.precision == "float32"
 
 
 # The options. Each changes the figure that it is about, in the direction that the model promises.

@@ -23,8 +23,7 @@ from numpy.typing import NDArray
 
 from npukit.backend import Edge, Soc
 from npukit.encoding import Encoding
-from npukit.graph import Graph, bind
-from npukit.package import Package
+from npukit.graph import Graph
 from npukit_aic.speed.card import Card, card_of
 from npukit_aic.speed.plan import Plan, read_plan
 from npukit_aic.speed.work import TENSOR_KINDS, Model, Work, model_of
@@ -89,12 +88,6 @@ def estimate(
     """
     card = card_of(soc)
     return solve(model_of(graph, encodings, types, edges), card, read_plan(settings, card.cores))
-
-
-def estimate_package(package: Package, soc: Soc, settings: Mapping[str, Any]) -> Estimate:
-    """How fast ``soc`` would run a compiled model, the first one of its specializations; see ``estimate``."""
-    graph = bind(package.graph, package.bindings[0]) if package.bindings else package.graph
-    return estimate(graph, package.encodings, package.types, soc, settings, package.edges)
 
 
 def solve(model: Model, card: Card, plan: Plan) -> Estimate:
