@@ -98,6 +98,11 @@ def test_the_vector_unit_takes_elements_and_depthwise_products() -> None:
     assert row(found, "act0").t_vec == pytest.approx(16 * 64 * 56 * 56 / (256 * 1.233e9))
 
 
+def test_groups_of_several_channels_and_a_single_channel_stay_on_the_tensor_unit() -> None:
+    assert row(of(image(group=8)), "conv0").work.kind == "conv"
+    assert row(of(image(1)), "conv0").work.kind == "conv"
+
+
 def test_pools_and_reductions_count_what_they_read() -> None:
     nodes = [
         Node("MaxPool", "pool", ("x",), ("p",), {"kernel_shape": (3, 3), "strides": (2, 2), "pads": (1, 1, 1, 1)}),
@@ -134,6 +139,35 @@ def test_weights_that_fit_stay_and_others_stream() -> None:
     assert row(streams, "m0").ddr_bytes == 2 * 1536**2
     assert row(streams, "m0").t_ddr == pytest.approx(2 * 1536**2 / (0.85 * 137e9))
     assert of(dense(4, 1536), aic_num_cores=4).resident
+
+
+def test_weights_that_fit_stream_where_that_moves_less() -> None:
+    """8 MB of weights leave no room for 5.6 MB of activations; streamed one layer at a time they do."""
+    found = of(dense(4, 995, 1400))
+    assert not found.resident
+    assert sum(r.ddr_bytes for r in found.rows) == 4 * 2 * 995**2
+
+
+def test_copies_of_the_weights_are_streamed_one_by_one() -> None:
+    once = row(of(BIG, aic_num_cores=5, mos=5), "m0").ddr_bytes
+    assert row(of(BIG, aic_num_cores=5, mos=2), "m0").ddr_bytes == 3 * once
+
+
+def test_cores_exchange_what_layers_with_weights_read() -> None:
+    moved = 64 * 2048 * 2
+    assert row(of(BIG, aic_num_cores=4, mos=1), "m0").t_noc == 0
+    assert row(of(BIG, aic_num_cores=4), "m0").t_noc == pytest.approx(0.75 * moved / 186e9)
+    depthwise = of(DEPTHWISE, aic_num_cores=4)
+    assert {r.t_noc for r in depthwise.rows} == {0}
+
+
+def test_what_activations_share_is_a_ceiling() -> None:
+    streams = of(dense(4, 4096, 1), num_activations=14, set_size=100)
+    bytes_per_run = sum(r.ddr_bytes for r in streams.rows)
+    assert streams.rate == pytest.approx(0.85 * 137e9 / bytes_per_run)
+    exchanged = of(dense(12, 2048, 64), aic_num_cores=2, num_activations=7)
+    assert exchanged.ceilings["noc"] == pytest.approx(64 / (12 * 0.5 * 64 * 2048 * 2 / 186e9))
+    assert of(image(3, 224), host_preproc=True).ceilings["host"] == pytest.approx(40e9 / (602112 + 12))
 
 
 def test_only_the_rows_of_a_table_that_are_picked_cross_the_ddr() -> None:

@@ -45,7 +45,7 @@ def read_plan(settings: Mapping[str, Any], total: int) -> Plan:
     """
     given = {name: value for name, value in settings.items() if value is not None}
     clusters = _numbers(given.get("sdp_cluster_sizes"))
-    cores = _count(given, "aic_num_cores", sum(clusters) or 1)
+    cores = _count(given, "aic_num_cores", 1)
     activations = _count(given, "num_activations", 1)
     if cores * activations > total:
         hint = "lower aic_num_cores or num_activations"
