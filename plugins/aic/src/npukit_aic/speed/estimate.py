@@ -133,12 +133,15 @@ def _ddr_bytes(model: Model, card: Card, plan: Plan) -> tuple[_Vector, bool]:
     columns = model.columns
     room = plan.cores * card.vtcm_bytes * plan.vtcm_ratio
     kept = card.depth_first_bytes if plan.depth_first_bytes is None else plan.depth_first_bytes
-    weights = columns["weights"] * plan.copies
+    once = columns["weights"]
+    if plan.mxfp6:
+        once = once - np.maximum(0.0, columns["matrix_bytes"] - columns["matrix"] * card.mxfp6_bits / 8)
+    weights = once * plan.copies
 
     def spilled(free: _Vector | float) -> _Vector:
         return np.maximum(0.0, columns["moved"] - np.maximum(0.0, free) - kept)
 
-    streamed: _Vector = columns["weights"] * (1 if plan.multicast else plan.copies) + spilled(room - weights)
+    streamed: _Vector = once * (1 if plan.multicast else plan.copies) + spilled(room - weights)
     stays: _Vector = spilled(room - weights.sum())
     resident = bool(weights.sum() <= room and stays.sum() <= streamed.sum())
     return columns["gathered"] + (stays if resident else streamed), resident

@@ -30,6 +30,7 @@ class Plan:
     combine_inputs: bool = False
     combine_outputs: bool = False
     host_preproc: bool = False
+    mxfp6: bool = False
 
     @property
     def copies(self) -> int:
@@ -73,6 +74,7 @@ def read_plan(settings: Mapping[str, Any], total: int) -> Plan:
         bool(given.get("combine_inputs")),
         bool(given.get("combine_outputs")),
         bool(given.get("host_preproc")),
+        bool(given.get("mxfp6_matmul")),
     )
 
 
