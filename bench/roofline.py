@@ -135,16 +135,18 @@ def main() -> None:
         print(f"| {' | '.join(cells)} |")
     print()
     for group in dict.fromkeys(row.group for row, _ in ratios):
-        _summary(f"{group}, all", [ratio for row, ratio in ratios if row.group == group])
+        of_group = [(row, ratio) for row, ratio in ratios if row.group == group]
+        _summary(group, [ratio for _, ratio in of_group])
         # Constants follow from the table; the other sources had no part in them.
-        _summary(f"{group}, not from the table", [r for row, r in ratios if row.group == group and row.source != TABLE])
+        others = [ratio for row, ratio in of_group if row.source != TABLE]
+        if 0 < len(others) < len(of_group):
+            _summary(f"{group}, not from the table", others)
 
 
 def _summary(title: str, ratios: list[float]) -> None:
-    if ratios:
-        far = max(ratios, key=lambda r: max(r, 1 / r))
-        within = sum(1 / 2.1 <= r <= 2.1 for r in ratios)
-        print(f"{title}: {len(ratios)} rows, median {statistics.median(ratios):.2f}, farthest {far:.2f}, {within} within 2.1x")
+    far = max(ratios, key=lambda r: max(r, 1 / r))
+    within = sum(1 / 2.1 <= r <= 2.1 for r in ratios)
+    print(f"- {title}: {len(ratios)} rows, median {statistics.median(ratios):.2f}, farthest {far:.2f}, {within} within 2.1x")
 
 
 def _text(row: Published, value: float) -> str:

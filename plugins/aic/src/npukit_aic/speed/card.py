@@ -54,6 +54,7 @@ class Card:
     transfer_s: float
     host_bytes_per_s: float
     depth_first_bytes: float
+    mxfp6_bits: float
 
     def macs_per_s(self, precision: str, kind: str) -> float:
         """Multiply-accumulates per second of one core, for "int8", "int16", "float16" or "float32" and "conv" or "matmul".

@@ -10,7 +10,9 @@ import attrs
 from npukit.backend import OpCost, Soc, count_costs
 from npukit.encoding import Encoding
 from npukit.graph import Graph
+from npukit_aic.speed.card import card_of
 from npukit_aic.speed.estimate import estimate
+from npukit_aic.speed.work import stored
 
 
 def op_costs(
@@ -20,8 +22,12 @@ def op_costs(
 
     Conversions of inputs and outputs have no node and are left out.
     """
-    found = estimate(graph, encodings, types, soc, settings)
+    card, found = card_of(soc), estimate(graph, encodings, types, soc, settings)
+    room = found.plan.cores * card.vtcm_bytes * found.plan.vtcm_ratio
+    costs = count_costs(graph, stored(graph, encodings, types))
     return tuple(
-        cost if row.work.macs is None else attrs.evolve(cost, ddr_bytes=round(row.ddr_bytes), us=row.seconds * 1e6)
-        for cost, row in zip(count_costs(graph, encodings), found.rows[: len(graph.nodes)], strict=True)
+        cost
+        if cost.bytes is None or row.work.macs is None
+        else attrs.evolve(cost, fits=cost.bytes <= room, ddr_bytes=round(row.ddr_bytes), us=row.seconds * 1e6)
+        for cost, row in zip(costs, found.rows[: len(graph.nodes)], strict=True)
     )

@@ -23,8 +23,7 @@ from numpy.typing import NDArray
 
 from npukit.backend import Edge, Soc
 from npukit.encoding import Encoding
-from npukit.graph import Graph, bind
-from npukit.package import Package
+from npukit.graph import Graph
 from npukit_aic.speed.card import Card, card_of
 from npukit_aic.speed.plan import Plan, read_plan
 from npukit_aic.speed.work import TENSOR_KINDS, Model, Work, model_of
@@ -91,12 +90,6 @@ def estimate(
     return solve(model_of(graph, encodings, types, edges), card, read_plan(settings, card.cores))
 
 
-def estimate_package(package: Package, soc: Soc, settings: Mapping[str, Any]) -> Estimate:
-    """How fast ``soc`` would run a compiled model, the first one of its specializations; see ``estimate``."""
-    graph = bind(package.graph, package.bindings[0]) if package.bindings else package.graph
-    return estimate(graph, package.encodings, package.types, soc, settings, package.edges)
-
-
 def solve(model: Model, card: Card, plan: Plan) -> Estimate:
     """The estimate for work that is counted already."""
     chips = min(card.chips, math.ceil(plan.cores * card.chips / card.cores))  # of one activation
@@ -140,12 +133,15 @@ def _ddr_bytes(model: Model, card: Card, plan: Plan) -> tuple[_Vector, bool]:
     columns = model.columns
     room = plan.cores * card.vtcm_bytes * plan.vtcm_ratio
     kept = card.depth_first_bytes if plan.depth_first_bytes is None else plan.depth_first_bytes
-    weights = columns["weights"] * plan.copies
+    once = columns["weights"]
+    if plan.mxfp6:
+        once = once - np.maximum(0.0, columns["matrix_bytes"] - columns["matrix"] * card.mxfp6_bits / 8)
+    weights = once * plan.copies
 
     def spilled(free: _Vector | float) -> _Vector:
         return np.maximum(0.0, columns["moved"] - np.maximum(0.0, free) - kept)
 
-    streamed: _Vector = columns["weights"] * (1 if plan.multicast else plan.copies) + spilled(room - weights)
+    streamed: _Vector = once * (1 if plan.multicast else plan.copies) + spilled(room - weights)
     stays: _Vector = spilled(room - weights.sum())
     resident = bool(weights.sum() <= room and stays.sum() <= streamed.sum())
     return columns["gathered"] + (stays if resident else streamed), resident

@@ -30,6 +30,7 @@ class Plan:
     combine_inputs: bool = False
     combine_outputs: bool = False
     host_preproc: bool = False
+    mxfp6: bool = False
 
     @property
     def copies(self) -> int:
@@ -45,7 +46,7 @@ def read_plan(settings: Mapping[str, Any], total: int) -> Plan:
     """
     given = {name: value for name, value in settings.items() if value is not None}
     clusters = _numbers(given.get("sdp_cluster_sizes"))
-    cores = _count(given, "aic_num_cores", sum(clusters) or 1)
+    cores = _count(given, "aic_num_cores", 1)
     activations = _count(given, "num_activations", 1)
     if cores * activations > total:
         hint = "lower aic_num_cores or num_activations"
@@ -73,6 +74,7 @@ def read_plan(settings: Mapping[str, Any], total: int) -> Plan:
         bool(given.get("combine_inputs")),
         bool(given.get("combine_outputs")),
         bool(given.get("host_preproc")),
+        bool(given.get("mxfp6_matmul")),
     )
 
 

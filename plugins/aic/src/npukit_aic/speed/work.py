@@ -31,7 +31,7 @@ class Work:
     float32. ``macs`` is None when they, or a shape, are not known; ``elements`` the values that a vector unit goes through,
     ``vector`` the operations on them. ``weights`` are bytes of constants that can stay on the card, ``gathered`` bytes picked from
     constant tables at each run, ``moved`` bytes of activations read and written, ``exchanged`` bytes of activations that a layer
-    with weights reads.
+    with weights reads. ``matrix`` is how many of the weights MXFP6 may pack, ``matrix_bytes`` what they take without it.
     """
 
     node: str
@@ -45,6 +45,8 @@ class Work:
     gathered: int = 0
     moved: int = 0
     exchanged: int = 0
+    matrix: int = 0
+    matrix_bytes: int = 0
 
 
 @attrs.frozen
@@ -73,7 +75,7 @@ class Model:
     @cached_property
     def columns(self) -> Mapping[str, NDArray[Any]]:
         """The numbers of all layers, (L,) float64 each."""
-        names = ("macs", "vector", "weights", "gathered", "moved", "exchanged")
+        names = ("macs", "vector", "weights", "gathered", "moved", "exchanged", "matrix", "matrix_bytes")
         return {name: np.array([getattr(layer, name) or 0 for layer in self.layers], np.float64) for name in names}
 
     @cached_property
@@ -101,15 +103,19 @@ def model_of(
     return Model((*layers, *converts), tuple(ports), max(1, next((shape[0] for shape in shapes if shape), 1)))
 
 
+def stored(graph: Graph, encodings: Mapping[str, Encoding], types: Mapping[str, str]) -> Mapping[str, Encoding]:
+    """What tensors are stored as: their encodings, and float16 for other float tensors of nodes that compute in it."""
+    half = Encoding("float16")
+    touched = {n for node in graph.nodes if types.get(node.name) == "float16" for n in (*node.inputs, *node.outputs) if n}
+    return {**{n: half for n in touched if graph.tensor(n).is_float}, **encodings}
+
+
 class _Sizes:
     """Bytes of tensors as the card stores them: by their encodings, else as the nodes that touch them compute."""
 
     def __init__(self, graph: Graph, encodings: Mapping[str, Encoding], types: Mapping[str, str]) -> None:
         self.graph, self.types, self.encodings = graph, types, encodings
-        half = Encoding("float16")
-        touched = {n for node in graph.nodes if types.get(node.name) == "float16" for n in (*node.inputs, *node.outputs) if n}
-        halves = {n: half for n in touched if n not in encodings and graph.tensor(n).is_float}
-        self._stored = {**halves, **encodings}
+        self._stored = stored(graph, encodings, types)
         self._bytes: dict[str, int] = {}
 
     def bytes(self, name: str) -> int:
@@ -144,6 +150,7 @@ def _work(graph: Graph, node: Node, sizes: _Sizes, on_host: bool) -> Work:
     if any(sample_shape(graph, n) is None for n in (*reads, *writes)):
         macs = None
     elements = _elements(node, sizes, reads, writes)
+    matrix = node.input(1) if node.op in ("MatMul", "Gemm") and graph.is_constant(node.input(1)) else ""
     on_vector_unit = kind in ("vector", "depthwise")
     per_element = (macs or 0) if kind == "depthwise" else elements * ops().count.get(node.op, 1.0)
     return Work(
@@ -158,6 +165,8 @@ def _work(graph: Graph, node: Node, sizes: _Sizes, on_host: bool) -> Work:
         gathered=sizes.bytes(writes[0]) if table and writes else 0,
         moved=sum(map(sizes.bytes, (*reads, *writes))),
         exchanged=sum(map(sizes.bytes, reads)) if kind in TENSOR_KINDS and weights else 0,
+        matrix=sizes.elements(matrix) if matrix else 0,
+        matrix_bytes=sizes.bytes(matrix) if matrix else 0,
     )
 
 
