@@ -17,6 +17,7 @@ from npukit.backend import (
     Precision,
     Problem,
     Program,
+    Scheme,
     Session,
     Soc,
     Speed,
@@ -29,6 +30,7 @@ from npukit.graph import Graph, Node, fold_affine, fold_constants, remove_dead_n
 from npukit_aic.kernels import FLOAT32, KERNELS
 from npukit_aic.options import ROWS
 from npukit_aic.requantize import glow
+from npukit_aic.scheme import glow_precision, glow_scheme
 from npukit_aic.speed import estimate, op_costs
 from npukit_aic.sums import HALF_SUMS
 
@@ -85,11 +87,12 @@ class AicBackend(KernelBackend):
         return _constraints()
 
     def precision(self, soc: Soc) -> Precision:
-        """int8, with scales per channel where ``enable_channelwise`` (convolutions) and ``enable_rowwise`` (products) say so."""
-        by_channel = ("Conv", "ConvTranspose") if self.settings["enable_channelwise"] else ()
-        by_row = ("Gemm", "MatMul") if self.settings["enable_rowwise"] else ()
-        bias = str(self.settings["quantization_precision_bias"]).lower()
-        return Precision(activations="int8", weights="int8", bias=bias, per_channel=(*by_channel, *by_row) or False)
+        """int8, as the settings say of biases and of scales per channel (``npukit_aic.scheme``)."""
+        return glow_precision(self.settings)
+
+    def scheme(self, soc: Soc) -> Scheme:
+        """Glow's four schemas, as the settings say."""
+        return glow_scheme(self.settings)
 
     def fusions(self) -> tuple[tuple[str, ...], ...]:
         """A Relu folds into the range of what makes its input (pytorch/glow, Apache-2.0)."""

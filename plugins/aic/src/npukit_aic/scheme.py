@@ -60,8 +60,9 @@ class GlowScheme(Scheme):
         if dtype in FLOAT_BITS:
             return Encoding(dtype, origin=origin)
         if granularity in ("block", "lpbq"):
-            plain, blocks = Scheme(), {"granularity": granularity, "axis": axis, "block_size": block_size}
-            return plain.weight(data, dtype, **blocks, symmetric=symmetric, origin=origin)
+            return Scheme().weight(
+                data, dtype, granularity=granularity, axis=axis, block_size=block_size, symmetric=symmetric, origin=origin
+            )
         if granularity == "tensor" or axis is None:
             return _grid(data.min(initial=0), data.max(initial=0), _schema(self.weights, symmetric), dtype, origin)
         axis %= data.ndim

@@ -154,7 +154,7 @@ def _infer(package: Package, given: Mapping[str, Any], chosen: Mapping[str, Any]
             session.run(feeds)
             times.append(time.perf_counter() - start)
     mean = sum(times) / len(times)
-    modelled = estimate_package(package, cards.info(chosen["dev_id"]).soc, chosen)
+    modelled = estimate_package(package, chosen)
     print(f"{counted(len(times), 'inference')} of random data, {mean * 1e3:.3f} ms each in the emulator")
     print(f"The card, modelled and not measured: {modelled.rate:.1f} inferences/s, {modelled.latency * 1e3:.3f} ms from end to end")
 
