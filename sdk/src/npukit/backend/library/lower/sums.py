@@ -1,8 +1,8 @@
 """Conv, ConvTranspose, MatMul and Gemm: sums of integers that no step of the computation rounds, then one multiplier.
 
 8-bit operands go to ONNX Runtime's integer operators, which compute the requantization of the kernels: int32 sums, one float32
-multiplier, round half to even, saturate (https://onnx.ai/onnx/operators/onnx__QLinearConv.html). Weights of 8 bits are uint8: sums
-of two products of uint8 and int8 saturate in 16 bits on processors without VNNI, those of uint8 and uint8 do not.
+multiplier, round half to even, saturate (https://onnx.ai/onnx/operators/onnx__QLinearConv.html). Weights of 8 bits are uint8 where
+sums of two products of uint8 and int8 saturate in 16 bits, as on processors without VNNI; those of uint8 and uint8 do not.
 
 16-bit operands are convolved in float32, which holds integers up to 2**24 exactly. An operand that is too wide for that is split
 into a multiple of 256 and a rest; both sums are exact, and adding them rounds once, as converting the exact sum to float32 does.
@@ -19,6 +19,7 @@ import numpy as np
 
 from npukit.backend import FastCall, Lowering, Operand
 from npukit.backend.kernels import EXACT_FLOAT32, IntegerWeight, integer_bias, integer_weight, largest, sliding_window
+from npukit.backend.library.lower.saturation import products_saturate
 from npukit.backend.library.requantize import Requantization, Requantizer
 from npukit.encoding import Array, Encoding
 
@@ -64,10 +65,11 @@ def _sum(call: FastCall, requantizer: Requantizer, weight: int, channel_axis: in
 def _bytes(weight: Array) -> tuple[Array, int] | None:
     """Integers as 8 bits and their zero point, or None when they span more.
 
-    They are uint8 unless they are so small (4 bits, say) that a sum of two products of uint8 and int8 stays within 16 bits.
+    They are int8, which is fast, where sums of products of uint8 and int8 are exact: everywhere on processors with VNNI, elsewhere
+    when they are so small (4 bits, say) that two products stay within 16 bits. Else they are uint8.
     """
     low, high = int(weight.min(initial=0)), int(weight.max(initial=0))
-    if low >= -64 and high <= 64:
+    if (low >= -64 and high <= 64) or (low >= -128 and high <= 127 and not products_saturate()):
         return weight.astype(np.int8), 0
     zero = 128 if low >= -128 and high <= 127 else -low
     return ((weight + zero).astype(np.uint8), zero) if high + zero <= 255 and zero <= 255 else None
