@@ -118,7 +118,7 @@ def test_a_file_without_histograms_has_ranges(written: Path) -> None:
         (lambda d: d[2][0].pop("Max"), "'x:0': Min, Max and Histogram are numbers, found 'Max'"),
         (lambda d: d[2][0]["Histogram"].__setitem__(3, -1), "counts of a histogram are 0 or more"),
         (lambda d: d[2][0]["Histogram"].__setitem__(3, "nan"), "counts of a histogram are 0 or more"),
-        (lambda d: d[2][0]["Histogram"].__setitem__(3, [1, 2]), "nested too deep|are numbers"),
+        (lambda d: d[2][0]["Histogram"].__setitem__(3, [1, 2]), "are numbers"),
         (lambda d: d[2][0]["Histogram"].pop(), "histograms of 511 and 512 bins"),
         (lambda d: d[2][0].pop("NodeOutputName"), "entry without NodeOutputName"),
         (lambda d: d[2].append(d[2][0] | {}), "tensor 'x' twice|alias"),
@@ -155,7 +155,7 @@ def test_hostile_files_are_one_line(tmp_path: Path, content: bytes) -> None:
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "absent.yaml"):
-        with pytest.raises(UsageError, match="cannot read profile"):
+        with pytest.raises(UsageError, match="cannot read quantization profile"):
             load_profile(path, model())
     with (tmp_path / "huge.yaml").open("wb") as file:
         file.truncate(1 << 29)

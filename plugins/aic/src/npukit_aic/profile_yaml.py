@@ -18,20 +18,17 @@ from typing import Any
 
 import attrs
 import numpy as np
-import yaml
 
 from npukit.calibration import LEFT_OUT, Profile, Seen, observe
 from npukit.encoding import Array
-from npukit.errors import DataError, UsageError, counted, one_line
+from npukit.errors import DataError, counted, one_line
 from npukit.events import OnEvent, ignore
 from npukit.graph import Graph, Tensor, write_atomic
 from npukit_aic.glow.histogram import BINS, Histogram
 from npukit_aic.observers import from_memory, memory_name, observer, to_memory
+from npukit_aic.yaml_text import read_documents
 
 _VERSION = "2020-10-05"  # a date in the place of that of Glow's tools, whose form this is
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-_LARGEST = 1 << 28  # bytes; the profile of a network with 2,000 tensors has 10 million
-_DEEPEST = 4
 
 
 @attrs.frozen(eq=False)
@@ -153,46 +150,13 @@ def _sanitised(key: str) -> str:
 def _read(path: Path) -> tuple[list[Any], int]:
     """The entries of a file and the hash of the graph that it was made for."""
     try:
-        if path.stat().st_size > _LARGEST:
-            raise DataError(f"profile {path} has {path.stat().st_size} bytes, more than the {_LARGEST} that are plausible")
-        with path.open("rb") as file:
-            match _documents(file):
-                case [{"GlowToolsVersion": _}, {"GraphPreLowerHash": str(made_for)}, list(entries)]:
-                    return entries, int(made_for, 0)
-        raise ValueError("three documents are expected: GlowToolsVersion, GraphPreLowerHash, and a list")
-    except OSError as error:
-        raise UsageError(f"cannot read profile {path}: {error.strerror}") from None
-    except (yaml.YAMLError, ValueError, TypeError) as error:
+        match read_documents(path, "quantization profile"):
+            case [{"GlowToolsVersion": _}, {"GraphPreLowerHash": str(made_for)}, list(entries)]:
+                return entries, int(made_for, 0)
+            case _:
+                raise ValueError("three documents are expected: GlowToolsVersion, GraphPreLowerHash, and a list")
+    except ValueError as error:
         raise DataError(f"{path} is not a quantization profile: {one_line(error)}", hint="dump-profile writes one") from None
-
-
-def _documents(file: Any) -> list[Any]:
-    """The documents of a YAML file as lists, mappings and text.
-
-    Made from the events of the parser: no number, date or alias is interpreted, and nothing recurses.
-    """
-    found: list[Any] = []
-    open_lists: list[list[Any]] = []
-    for event in yaml.parse(file, Loader=_LOADER):
-        if isinstance(event, yaml.AliasEvent):
-            raise ValueError("it has an alias")
-        if isinstance(event, yaml.CollectionStartEvent):
-            open_lists.append([])
-            if len(open_lists) > _DEEPEST:
-                raise ValueError("it is nested too deep")
-            continue
-        value: Any
-        if isinstance(event, yaml.ScalarEvent):
-            value = event.value
-        elif isinstance(event, yaml.SequenceEndEvent):
-            value = open_lists.pop()
-        elif isinstance(event, yaml.MappingEndEvent):
-            pairs = open_lists.pop()
-            value = dict(zip(pairs[::2], pairs[1::2], strict=True))
-        else:
-            continue
-        (open_lists[-1] if open_lists else found).append(value)
-    return found
 
 
 def _entry(entry: Any, path: str | os.PathLike[str]) -> tuple[str, Histogram]:
