@@ -68,6 +68,11 @@ def test_a_symmetric_unsigned_grid_keeps_its_values() -> None:
     assert int(as_signed(Encoding("uint8", 0.1, 127, symmetric=True)).zeros) == 0
 
 
+def test_strictly_symmetric_ranges_leave_a_code_out(tmp_path: Path) -> None:
+    content = {"activation_encodings": {"y": [entry(0.1, -127, symmetric=True) | {"max": 12.7}]}}
+    assert int(read_external(write(tmp_path / "e.json", content), model()).encodings["y"].zeros) == 0
+
+
 def test_scale_and_offset_follow_from_min_and_max(tmp_path: Path) -> None:
     content = {"activation_encodings": {"y": [{"bitwidth": 8, "min": -1.0, "max": 4.1}]}}
     found = read_external(write(tmp_path / "e.json", content), model()).encodings["y"]
