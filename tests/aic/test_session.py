@@ -481,7 +481,7 @@ def test_overflow_of_float16_is_named_once(tmp_path: Path) -> None:
         qaic.Session(tmp_path / "o.onnx").run({"x": x})
         session = qaic.Session(tmp_path / "o.onnx", convert_to_fp16=True)
         session.run({"x": x / 20})
-    said = r"node 'second' \(Mul\), computed in float16 \(largest value 65504\), gives infinite values in 'c'; its largest input is 400"
+    said = r"node 'second' \(Mul\), computed in float16 .*65504\), gives infinite values in 'c'; its largest input is 400"
     with pytest.warns(UserWarning, match=said):
         found = session.run({"x": x})
     assert np.isnan(found["y"][3])
