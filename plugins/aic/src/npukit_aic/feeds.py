@@ -61,9 +61,3 @@ def _fitting(inputs: tuple[Binding, ...], arrays: Mapping[str, Array]) -> tuple[
 
 def _count(shape: tuple[int, ...]) -> int:
     return int(np.prod(shape, dtype=np.int64))
-
-
-def random_feeds(inputs: tuple[Binding, ...]) -> dict[str, Array]:
-    """Random inputs: numbers from 0 to 1, so that those for integers are 0, an index that every table has."""
-    random = np.random.default_rng(0)
-    return {b.name: random.random(b.shapes[0]).astype(b.dtype) for b in inputs}

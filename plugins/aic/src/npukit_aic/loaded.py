@@ -30,16 +30,17 @@ class Loaded:
         """
         program = self._session.program
         graph = program.graph
-        values = self._session.run(feeds, [name for node in graph.nodes for name in node.outputs if name], native=True)
+        made = [n for node in graph.nodes for n in node.outputs if n in graph.consumers or n in graph.outputs]
+        values = {**feeds, **self._session.run(feeds, made, native=True)}
         for node in graph.nodes:
-            for name in filter(None, node.outputs):
-                if not is_finite(values[name], lowest=name in graph.before_softmax):
-                    found = values[name][~np.isfinite(values[name])].flat[0]
-                    inputs = [np.abs(values[n]).max(initial=0) for n in node.inputs if n in values and values[n].dtype.kind == "f"]
-                    largest = f", its largest input is {max(inputs):g}" if inputs else ""
+            for name in node.outputs:
+                if name in values and not is_finite(values[name], lowest=name in graph.before_softmax):
                     kind = program.type_of(node)
                     limit = " (largest value 65504)" if kind == "float16" else ""
-                    return f"node '{node.name}' ({node.op}), computed in {kind}{limit}, gives {found} in '{name}'{largest}"
+                    largest = max((_largest(values[n]) for n in node.inputs if n in values), default=0.0)
+                    found = "infinite values" if np.isinf(values[name]).any() else "NaN"
+                    start = f"node '{node.name}' ({node.op}), computed in {kind}{limit}, gives {found} in '{name}'"
+                    return f"{start}; its largest input is {largest:g}"
         return ""
 
     def close(self) -> None:
@@ -50,3 +51,7 @@ class Loaded:
 def is_finite(value: Array, *, lowest: bool = False) -> bool:
     """Whether an array has no NaN and nothing infinite, save -inf with ``lowest``."""
     return value.dtype.kind != "f" or bool(np.all(np.isfinite(value) | (np.isneginf(value) if lowest else False)))
+
+
+def _largest(value: Array) -> float:
+    return float(np.abs(value).max(initial=0)) if value.dtype.kind == "f" else 0.0

@@ -17,13 +17,15 @@ import numpy as np
 
 from npukit.encoding import Array
 from npukit.errors import UsageError, did_you_mean
+from npukit.graph import Tensor
 from npukit_aic import cards, options
 from npukit_aic.cache import compiled
-from npukit_aic.feeds import random_feeds, read_feeds
+from npukit_aic.feeds import read_feeds
 from npukit_aic.gate import Gate
 from npukit_aic.loaded import Loaded, is_finite
 from npukit_aic.metrics import Benchmark, Times, print_calls
 from npukit_aic.qpc import Binding, Qpc, read_qpc
+from npukit_aic.samples import random_samples
 
 _LOG = logging.getLogger("qaic")
 _CHANGEABLE = ("num_activations", "dev_id", "set_size")
@@ -142,7 +144,7 @@ class Session:
         for name, value in (("num_inferences", num_inferences), ("inf_time", inf_time)):
             if value is not None and value <= 0:
                 raise UsageError(f"run_benchmark takes {name} above 0, found {value}")
-        feeds = random_feeds(self._qpc.inputs) if input_dict is None else input_dict
+        feeds = _random(self._qpc.inputs) if input_dict is None else input_dict
         self.last_benchmark = found = Benchmark.of(self._qpc, self._options, num_inferences, inf_time, lambda: self._run(feeds))
         return found.inferences, found.rate, found.seconds, found.batch
 
@@ -215,6 +217,11 @@ def _opened(path: Path, values: Mapping[str, Any]) -> Qpc:
     if idle:
         _LOG.warning("'%s' is compiled already, what it was compiled with stays: %s ignored", path, ", ".join(idle))
     return read_qpc(path)
+
+
+def _random(inputs: tuple[Binding, ...]) -> dict[str, Array]:
+    """One random sample."""
+    return random_samples({b.name: Tensor(b.name, str(b.dtype), b.shapes[0]) for b in inputs}, "uniform", 1)[0]
 
 
 def _shapes(bindings: tuple[Binding, ...]) -> Shapes:
