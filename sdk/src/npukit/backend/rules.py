@@ -303,7 +303,7 @@ def _constant_dtype(graph: Graph, name: str, port: Port, precision: Precision) -
     if not graph.tensor(name).is_float or (port.dtypes and port.dtypes <= {own}):
         return own
     wishes: tuple[str, ...]
-    if port.derived:
+    if port.derived or port.bias:
         wishes = (precision.bias, "int32", precision.activations)
     elif is_weight(port):
         wishes = _same_width(precision.weights)
