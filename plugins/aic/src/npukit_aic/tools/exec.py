@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections import Counter
@@ -42,6 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except NpukitError as error:
         _say(f"error: {error}{_versions(given) if error.exit_code == 1 else ''}")
         return error.exit_code
+    except BrokenPipeError:  # whoever reads the output has enough of it
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+        return 0
     except OSError as error:
         _say(f"error: {error.filename or ''}: {error.strerror or error}")
         return 2
