@@ -11,9 +11,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import numpy as np
 
-import npukit
 from npukit.errors import UsageError
-from npukit.graph import bind
 from npukit_aic.qpc import Qpc
 
 if TYPE_CHECKING:
@@ -96,14 +94,10 @@ class Benchmark:
 
 def _modelled(qpc: Qpc, options: Mapping[str, Any]) -> Estimate:
     """What the model of speed says of the first specialization, on the card that the QPC was compiled for."""
-    from npukit_aic.speed import estimate
+    from npukit_aic.speed import estimate_package
 
-    package = qpc.package
-    graph = bind(package.graph, package.bindings[0]) if package.bindings else package.graph
-    target = npukit.target("aic", soc=package.manifest.soc, settings=package.manifest.settings)
     settings = {**options, **qpc.options, **{name: options[name] for name in ("num_activations", "set_size")}}
-    types = {**target.types(graph, package.encodings), **package.types}
-    return estimate(graph, package.encodings, types, target.soc, settings, package.edges)
+    return estimate_package(qpc.package, settings)
 
 
 def print_calls(profiles: Iterable[cProfile.Profile]) -> None:
