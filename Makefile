@@ -47,6 +47,7 @@ bench: $(STAMP)
 	$(BIN)/python bench/calibration.py --zoo $(ZOO)
 	$(BIN)/python bench/speed.py --zoo $(ZOO)
 	$(BIN)/python bench/decoder.py
+	$(BIN)/python bench/roofline.py
 
 docs: $(STAMP)
 	$(BIN)/python -m pip install --quiet --group docs

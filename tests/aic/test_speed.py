@@ -91,6 +91,15 @@ def test_weights_that_fit_stay_and_others_stream() -> None:
     assert of(dense(4, 1536), aic_num_cores=4).resident
 
 
+def test_weights_that_several_layers_read_take_room_once_and_stream_each_time() -> None:
+    shared = [Node("MatMul", f"m{i}", (f"x{i}", "w"), (f"x{i + 1}",)) for i in range(4)]
+    inputs = {"x0": ("float32", (1, 1536))}
+    found = of(make_graph(shared, inputs, ["x4"], {"w": zeros(1536, 1536)}))  # 4.7 MB of 8.3
+    assert found.resident
+    tight = of(make_graph(shared, inputs, ["x4"], {"w": zeros(1536, 1536)}), vtcm_working_set_limit_ratio=0.5)
+    assert sum(r.ddr_bytes for r in tight.rows) >= 4 * 2 * 1536**2
+
+
 def test_weights_that_fit_stream_where_that_moves_less() -> None:
     """8 MB of weights leave no room for 5.6 MB of activations; streamed one layer at a time they do."""
     found = of(dense(4, 995, 1400))

@@ -142,8 +142,9 @@ def _ddr_bytes(model: Model, card: Card, plan: Plan) -> tuple[_Vector, bool]:
         return np.maximum(0.0, columns["moved"] - np.maximum(0.0, free) - kept)
 
     streamed: _Vector = once * (1 if plan.multicast else plan.copies) + spilled(room - weights)
-    stays: _Vector = spilled(room - weights.sum())
-    resident = bool(weights.sum() <= room and stays.sum() <= streamed.sum())
+    whole = float((weights * columns["first"]).sum())
+    stays: _Vector = spilled(room - whole)
+    resident = bool(whole <= room and stays.sum() <= streamed.sum())
     return columns["gathered"] + (stays if resident else streamed), resident
 
 

@@ -29,9 +29,10 @@ class Work:
     ``kind``: "conv" and "matmul" run on the tensor unit, "depthwise", "vector" and "convert" (of an input or output) on the vector
     unit; "free" ones cost nothing: views, shapes, and what is fused into the layer before. ``precision``: int8, int16, float16 or
     float32. ``macs`` is None when they, or a shape, are not known; ``elements`` the values that a vector unit goes through,
-    ``vector`` the operations on them. ``weights`` are bytes of constants that can stay on the card, ``gathered`` bytes picked from
-    constant tables at each run, ``moved`` bytes of activations read and written, ``exchanged`` bytes of activations that a layer
-    with weights reads. ``matrix`` is how many of the weights MXFP6 may pack, ``matrix_bytes`` what they take without it.
+    ``vector`` the operations on them. Bytes: ``weights`` of constants that can stay on the card, ``gathered`` picked from constant
+    tables at each run, ``moved`` of activations read and written, ``exchanged`` of activations that a layer with weights reads.
+    ``first`` is the share of the weights that no earlier layer reads, ``matrix`` how many of them MXFP6 may pack, ``matrix_bytes``
+    what these take without it.
     """
 
     node: str
@@ -42,6 +43,7 @@ class Work:
     elements: int
     vector: float
     weights: int = 0
+    first: float = 1.0
     gathered: int = 0
     moved: int = 0
     exchanged: int = 0
@@ -75,7 +77,7 @@ class Model:
     @cached_property
     def columns(self) -> Mapping[str, NDArray[Any]]:
         """The numbers of all layers, (L,) float64 each."""
-        names = ("macs", "vector", "weights", "gathered", "moved", "exchanged", "matrix", "matrix_bytes")
+        names = ("macs", "vector", "weights", "first", "gathered", "moved", "exchanged", "matrix", "matrix_bytes")
         return {name: np.array([getattr(layer, name) or 0 for layer in self.layers], np.float64) for name in names}
 
     @cached_property
@@ -117,12 +119,19 @@ class _Sizes:
         self.graph, self.types, self.encodings = graph, types, encodings
         self._stored = stored(graph, encodings, types)
         self._bytes: dict[str, int] = {}
+        self._read: set[str] = set()
 
     def bytes(self, name: str) -> int:
         """The bytes of a whole tensor, 0 when its shape is not known."""
         if name not in self._bytes:
             self._bytes[name] = bytes_of(self.graph, name, self._stored) or 0
         return self._bytes[name]
+
+    def first(self, names: list[str]) -> int:
+        """The bytes of those tensors that were not asked for before."""
+        new = [name for name in names if name not in self._read]
+        self._read.update(new)
+        return sum(map(self.bytes, new))
 
     def elements(self, name: str) -> int:
         shape = sample_shape(self.graph, name)
@@ -162,6 +171,7 @@ def _work(graph: Graph, node: Node, sizes: _Sizes, on_host: bool) -> Work:
         elements,
         float(per_element) if on_vector_unit else 0.0,
         weights=weights,
+        first=sizes.first(constants) / weights if weights else 1.0,
         gathered=sizes.bytes(writes[0]) if table and writes else 0,
         moved=sum(map(sizes.bytes, (*reads, *writes))),
         exchanged=sum(map(sizes.bytes, reads)) if kind in TENSOR_KINDS and weights else 0,

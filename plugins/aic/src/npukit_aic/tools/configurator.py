@@ -22,9 +22,9 @@ from npukit.package import Package
 from npukit_aic import cards, options
 from npukit_aic.compiler import compile_model
 from npukit_aic.qpc import write_qpc
-from npukit_aic.speed import Estimate, card_of, read_plan, solve
+from npukit_aic.speed import Estimate, card_of, model_of_package, read_plan, solve
 from npukit_aic.tools.edge import Parser, guarded, number
-from npukit_aic.tools.modelled import MILLI, work_of
+from npukit_aic.tools.modelled import MILLI
 
 NAME = "qaic-model-configurator"
 OBJECTIVES = ("max-throughput", "min-latency")
@@ -176,7 +176,7 @@ def search(task: _Task) -> tuple[list[Found], int]:
     Raises UsageError when it can take none.
     """
     card = card_of(cards.info(0).soc)
-    models = {batch: work_of(task.package(Choice(1, None, 1, batch, 1, 1))) for batch in task.axes["batch"]}
+    models = {batch: model_of_package(task.package(Choice(1, None, 1, batch, 1, 1))) for batch in task.axes["batch"]}
     found, refused, reason = [], 0, ""
     for values in itertools.product(*(task.axes[name] for name in _AXES)):
         choice = Choice(*values)
