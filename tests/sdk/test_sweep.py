@@ -94,6 +94,9 @@ def test_a_bare_axis_has_what_the_backend_has() -> None:
     assert "int3" in axes("weights", "cpu")[0].values
     assert found["bias"] == ("int8", "int32")
     assert found["per-channel"] == ("false", "true")
+    assert "symmetric_with_power2_scale" in axes("schema", "aic")[0].values
+    with pytest.raises(UsageError, match="no 'unsigned-symmetric'"):
+        axes("schema=unsigned-symmetric", "aic")
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import attrs
 import numpy as np
@@ -34,6 +34,7 @@ class GlowScheme(Scheme):
     (https://github.com/pytorch/glow, lib/Quantization/Base).
     """
 
+    schemas: ClassVar[tuple[str, ...]] = SCHEMAS
     activations: str = attrs.field(default=DEFAULT, validator=_known)
     weights: str = attrs.field(default=DEFAULT, validator=_known)
     bias_room: tuple[str, ...] = ("channel",)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import attrs
 import numpy as np
@@ -41,9 +41,10 @@ class Scheme:
     ``power_of_two`` rounds scales up to powers of two. ``limits`` are the only codes used of a type ({"int8": (-127, 127)});
     ``min_range`` is the least width of a range. ``bias_room`` lists the granularities of weights whose scales grow until an int32
     bias fits; ``bias_per_channel`` gives 8-bit biases one scale per value; ``signed_channels`` gives symmetric weights with scales
-    per channel the signed type. A chip with other rules overrides the methods.
+    per channel the signed type. A chip with other rules overrides the methods; one with other schemas lists them in ``schemas``.
     """
 
+    schemas: ClassVar[tuple[str, ...]] = SCHEMAS
     activations: str = attrs.field(default="asymmetric", validator=_known)
     weights: str = attrs.field(default="symmetric", validator=_known)
     power_of_two: bool = False

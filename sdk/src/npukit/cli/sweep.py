@@ -5,7 +5,7 @@ setting of the backend. NAME alone takes all values that make sense for the back
 profiled once; every combination is then quantized completely, opened on the backend and run on the samples of --eval, else on
 those of --data. What the op constraints refuse is a row that says why. Exit code 1 when all are refused.
 
---jobs N spreads the work over processes by joblib, --joblib-backend over dask or ray; the result is the same.
+--jobs N spreads the work over processes by joblib, --joblib-backend over dask or ray.
 """
 
 from __future__ import annotations

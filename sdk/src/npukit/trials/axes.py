@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 import attrs
 
-from npukit.backend import SCHEMAS, Option, Port, Target, is_weight
+from npukit.backend import Option, Port, Target, is_weight
 from npukit.backend.ports import input_ports, output_ports
 from npukit.calibration import Observer, all_observers, find_observer
 from npukit.encoding import FLOAT_BITS, INT_BITS
@@ -84,19 +84,26 @@ def _check_calibration(text: str, place: _Place) -> None:
         raise UsageError(f"the percentile must lie in 90..100, found '{number}'")
 
 
-def _one_of(what: str, known: Iterable[str]) -> Callable[[str, _Place], None]:
-    names = tuple(known)
-
+def _one_of(what: str, known: Callable[[_Place], Iterable[str]]) -> Callable[[str, _Place], None]:
     def check(text: str, place: _Place) -> None:
+        names = tuple(known(place))
         if text not in names:
             raise UsageError(f"{what}: there is no '{text}'", hint=did_you_mean(text, names))
 
     return check
 
 
+def _schemas(place: _Place) -> tuple[str, ...]:
+    return place.target.scheme.schemas
+
+
+def _both(place: _Place) -> tuple[str, ...]:
+    return ("false", "true")
+
+
 def _types(name: str, every: Callable[[_Place], Iterable[str]]) -> _Kind:
     """An axis of types, which is a field of Options with the same name."""
-    check = _one_of(name, (*INT_BITS, *FLOAT_BITS))
+    check = _one_of(name, lambda place: (*INT_BITS, *FLOAT_BITS))
     return _Kind(every, check, lambda text, options: {name: text}, lambda options: bool(getattr(options, name)))
 
 
@@ -124,8 +131,8 @@ KINDS: Mapping[str, _Kind] = {
         lambda options: options.calibration != Options().calibration,
     ),
     "schema": _Kind(
-        lambda place: SCHEMAS,
-        _one_of("schema", SCHEMAS),
+        _schemas,
+        _one_of("schema", _schemas),
         lambda text, options: {"scheme": {**options.scheme, "activations": text}},
         lambda options: "activations" in options.scheme,
     ),
@@ -133,8 +140,8 @@ KINDS: Mapping[str, _Kind] = {
     "weights": _types("weights", _weights),
     "bias": _types("bias", _biases),
     "per-channel": _Kind(
-        lambda place: ("false", "true"),
-        _one_of("per-channel", ("false", "true")),
+        _both,
+        _one_of("per-channel", _both),
         lambda text, options: {"per_channel": text == "true"},
         lambda options: options.per_channel is not None,
     ),

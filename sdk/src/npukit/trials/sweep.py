@@ -76,7 +76,8 @@ def sweep(
     besides, higher being better: a function of a Session, or "file.py:function".
 
     ``jobs`` processes share the work by joblib, whose backend ``joblib_backend`` names (loky, dask, ray ...); they read files in
-    the temporary folder of this one. The result does not depend on their number. ``output`` gets the package of the best row.
+    the temporary folder of this one. Their number changes no result, unless the backend computes in ONNX Runtime's floats, which
+    depend on the number of threads (OMP_NUM_THREADS). ``output`` gets the package of the best row.
 
     What refuses a combination is said in its row. Raises UsageError for unknown axes and values, for a package, and for a backend
     that computes in float; DataError for bad data; what ``read_source`` raises.
