@@ -29,10 +29,6 @@ from npukit_aic.source import read_model
 
 CARD = "Standard"
 """The card that is emulated when nobody names one."""
-_REFUSED = (
-    ("mxint8_kv_cache", True, "hand the cache over as float16, or as int8 with Scale and Offset, in a custom I/O list"),
-    ("quantization_precision", "Int16", "Int8, with execute_nodes_in_fp16 for what needs more"),
-)
 
 
 def warn(text: str) -> None:
@@ -52,9 +48,9 @@ def compile_model(
     Raises UsageError for options and files that do not fit the model, ModelError for a damaged model, ConstraintError for one that
     the card refuses.
     """
-    for name, value, instead in _REFUSED:
-        if options.get(name) == value:
-            raise UsageError(f"{name}={value} is not emulated", hint=instead)
+    if options.get("mxint8_kv_cache"):
+        hint = "hand the cache over as float16, or as int8 with Scale and Offset, in a custom I/O list"
+        raise UsageError("mxint8_kv_cache is not emulated", hint=hint)
     target = target_of(options, card)
     source = read_model(model, options, note)
     io = _files(source.graph, target, options)

@@ -97,7 +97,7 @@ def _modelled(qpc: Qpc, options: Mapping[str, Any]) -> Estimate:
     """What the model of speed says of the first specialization, on the card that the QPC was compiled for."""
     from npukit_aic.speed import estimate_package
 
-    now = {row.name: options[row.name] for row in ROWS if row.at == "run"}
+    now = {row.name: options[row.name] for row in ROWS if row.at == "run" and row.name in options}
     return estimate_package(qpc.package, {**qpc.options, **now})
 
 
