@@ -7,8 +7,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from npukit.errors import EncodingError, UsageError
-from npukit_aic.glow.requantize import multiplier, requantize, scaled_by
+from npukit.encoding import Array
+from npukit.errors import EncodingError
+from npukit_aic.glow.requantize import multiplier, scaled_by
 
 FACTORS = st.floats(-29, 9).map(lambda power: 2.0**power)
 
@@ -59,8 +60,12 @@ def test_no_code_is_off_by_more_than_one(factor: float, seed: int) -> None:
     ties = ties[np.abs(ties) <= top]
     anywhere = np.random.default_rng(seed).integers(-top, top + 1, 1 << 14)
     sums = np.concatenate([dense, anywhere, ties - 1, ties, ties + 1]).astype(np.int64)
-    glow, plain = (requantize(sums, factor, 0, mode=mode).astype(int) for mode in ("glow", "float"))
-    assert np.abs(glow - plain).max() <= 1
+    glow, plain = scaled_by(sums, multiplier(factor)), np.rint(sums * factor)
+    assert np.abs(saturated(glow) - saturated(plain)).max() <= 1
+
+
+def saturated(codes: Array) -> Array:
+    return np.clip(codes, -128, 127)
 
 
 def test_the_form_is_shift_multiply_round_shift() -> None:
@@ -70,25 +75,17 @@ def test_the_form_is_shift_multiply_round_shift() -> None:
     assert scaled_by(sums, multiplier(4.0)).tolist() == [4 * x for x in sums.tolist()]
 
 
-def test_channels_broadcast_and_codes_saturate() -> None:
+def test_channels_broadcast_and_ties_go_up() -> None:
     sums = np.array([[[1000, -1000]], [[1000, -1000]]], np.float32)  # two channels, exact in float32
-    factors = np.array([0.1, 1.13]).reshape(2, 1, 1)
-    for mode in ("glow", "float"):
-        codes = requantize(sums, factors, np.array([5, -5]).reshape(2, 1, 1), mode=mode)
-        assert codes.dtype == np.int8
-        assert codes.tolist() == [[[105, -95]], [[127, -128]]]
-
-
-def test_modes_differ_only_where_documented() -> None:
-    """The float form is the product, ties to even; Glow's rounds ties up."""
-    assert requantize(np.array([1, 3, -1]), 0.5, 0, mode="float").tolist() == [0, 2, 0]
-    assert requantize(np.array([1, 3, -1]), 0.5, 0).tolist() == [1, 2, 0]
-    with pytest.raises(UsageError, match="'exact' is not known"):
-        requantize(np.array([1]), 0.5, 0, mode="exact")
+    assert scaled_by(sums, multiplier(np.array([0.1, 1.13]).reshape(2, 1, 1))).tolist() == [[[100, -100]], [[1129, -1129]]]
+    assert scaled_by(np.array([1, 3, -1]), multiplier(0.5)).tolist() == [1, 2, 0]
 
 
 @pytest.mark.parametrize("factor", [0.0, -1.0, np.nan, np.inf])
 def test_a_factor_is_finite_and_positive(factor: float) -> None:
     with pytest.raises(EncodingError, match="finite and above 0"):
         multiplier(factor)
-    assert requantize(np.array([2**31 - 1, -(2**31)]), 1e-30, 7).tolist() == [7, 7]
+
+
+def test_a_tiny_factor_leaves_nothing() -> None:
+    assert scaled_by(np.array([2**31 - 1, -(2**31)]), multiplier(1e-30)).tolist() == [0, 0]

@@ -1,7 +1,7 @@
-"""From int32 sums to int8 codes: Glow's shifts and an integer multiplier, or the plain product.
+"""From int32 sums to int8 codes: Glow's shifts and an integer multiplier in place of the product with a factor.
 
-Source of the shifts: https://github.com/pytorch/glow (Apache-2.0), quantizeScaleOffset32To8. Whether the card computes in this very
-form is not public, so "glow" is a documented assumption and "float" is there to see what it amounts to.
+Source: https://github.com/pytorch/glow (Apache-2.0), quantizeScaleOffset32To8. Whether the card computes in this very form is not
+public. No int8 code is more than one away from the rounded product.
 """
 
 from __future__ import annotations
@@ -10,10 +10,8 @@ import attrs
 import numpy as np
 
 from npukit.encoding import Array
-from npukit.errors import EncodingError, UsageError
-from npukit_aic.glow.params import LIMITS
+from npukit.errors import EncodingError
 
-MODES = ("glow", "float")
 _DEEPEST = 62  # shifts of int64; a factor that would need more gives 0 for every int32
 _LEAST = 9  # of frexp: the exponent of 256, from which on a factor is not doubled for the sake of precision
 _ENOUGH = 255  # the same for doublings that cost bits of x
@@ -64,16 +62,3 @@ def scaled_by(values: Array, by: Multiplier) -> Array:
     x += (np.int64(1) << by.post) >> 1
     x >>= by.post
     return x
-
-
-def requantize(values: Array, factor: Array | float, offset: Array | int, dtype: str = "int8", *, mode: str = "glow") -> Array:
-    """Codes of type ``dtype`` for exact sums, any numeric dtype with integers below 2^31; ``factor`` and ``offset`` broadcast.
-
-    ``mode`` "glow": shifts and an integer multiplier; for int8, which they are made for, at most one code away from "float", which
-    is the product in float64, ties to even. Both saturate. Raises UsageError for another mode.
-    """
-    if mode not in MODES:
-        raise UsageError(f"requantization '{mode}' is not known", hint=f"one of {', '.join(MODES)}")
-    qmin, qmax = LIMITS[dtype]
-    rounded = scaled_by(values, multiplier(factor)) if mode == "glow" else np.rint(np.asarray(values, np.float64) * factor)
-    return np.clip(rounded + offset, qmin, qmax).astype(dtype)
