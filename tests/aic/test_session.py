@@ -25,10 +25,9 @@ from npukit_aic.qpc import FILE
 Make = Callable[..., Any]
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache of compiled models for this test alone."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    """Where compiled models are kept."""
     return tmp_path / "cache" / "npukit-aic"
 
 

@@ -66,7 +66,7 @@ class Session:
     """
 
     def __init__(self, model_path: str | os.PathLike[str], **kwargs: Any) -> None:
-        self._options = options.read(kwargs, strict=bool(kwargs.get("strict")))
+        self._options = options.read(kwargs)
         self._qpc = _opened(Path(model_path), self._options)
         self.model_input_shape_dict, self.model_output_shape_dict = _shapes(self._qpc.inputs), _shapes(self._qpc.outputs)
         self._lock = threading.Lock()
