@@ -15,6 +15,7 @@ def cards_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     monkeypatch.setenv("TMPDIR", str(folder))
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # of the models that qaic.Session compiles
     for name in ("NPUKIT_AIC_DEVICES", "NPUKIT_AIC_CARD"):
         monkeypatch.delenv(name, raising=False)
     return folder

@@ -103,6 +103,10 @@ def test_an_unknown_option_is_warned_of_or_refused() -> None:
         assert options.read({"aic_num_core": 4})["aic_num_cores"] == 1
     with pytest.raises(OptionError, match="no option 'aic_num_core'"):
         options.read({"aic_num_core": 4}, strict=True)
+    with pytest.raises(OptionError, match="no option 'aic_num_core'"):
+        options.read({"aic_num_core": 4, "strict": "True"})
+    with pytest.warns(UserWarning, match="no option 'aic_num_core'"):
+        options.read({"aic_num_core": 4, "strict": "False"})
 
 
 def test_keywords_win_over_the_file(tmp_path: Path) -> None:
@@ -137,6 +141,8 @@ def test_a_file_with_unknown_keys_is_named(tmp_path: Path) -> None:
         options.read({"options_path": str(file)})
     with pytest.raises(UsageError, match="cannot read options file"):
         options.read({"options_path": str(tmp_path / "absent.yaml")})
+    with pytest.raises(OptionError, match=r"o\.yaml has no option 'cores'"):
+        options.read({"options_path": str(file), "strict": True})
 
 
 _JUNK = st.recursive(

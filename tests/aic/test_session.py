@@ -25,10 +25,9 @@ from npukit_aic.qpc import FILE
 Make = Callable[..., Any]
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache of compiled models for this test alone."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    """Where compiled models are kept."""
     return tmp_path / "cache" / "npukit-aic"
 
 
@@ -277,7 +276,7 @@ def test_an_oversubscribed_group_shares_its_cores(make: Make) -> None:
 
 def test_a_device_that_is_not_there(make: Make) -> None:
     with pytest.raises(UsageError, match=r"no card 8 .*0 to 7"):
-        make(dev_id=8)
+        make(dev_id=8, card="Pro")
 
 
 def test_nothing_stays_claimed_when_loading_fails(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -340,6 +339,13 @@ def test_weights_in_files_beside_the_model_count(tmp_path: Path) -> None:
         assert qaic.Session(path).run({"x": np.zeros(2, np.float32)})["y"].tolist() == [value, value]
 
 
+def test_a_cache_that_cannot_be_made(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _written(tmp_path / "file", b"")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(UsageError, match=r"cannot make the cache folder .*XDG_CACHE_HOME"):
+        make()
+
+
 def test_output_dir(make: Make, tmp_path: Path) -> None:
     make(output_dir=str(tmp_path / "out" / "qpc"))
     expected = make().run(feeds())["y"]
@@ -370,10 +376,6 @@ def test_shapes_are_there_before_a_card_is(make: Make) -> None:
     other = make(aic_num_cores=14)
     other.setup()
     assert make().model_input_shape_dict["x"][0] == (2, 8)
-
-
-def _damaged(model: Path) -> Path:
-    return _written(model, b"\x00\x01\x02 no model")
 
 
 def _written(path: Path, data: bytes) -> Path:

@@ -23,11 +23,6 @@ AXES = np.array([2, 3])
 X = RANDOM.standard_normal((2, 8, 6, 6), np.float32)
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-
-
 @pytest.fixture
 def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
     """A session on a small network with n = 2: a convolution whose channels differ in range, a Sigmoid, a product."""

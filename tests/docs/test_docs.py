@@ -53,6 +53,7 @@ def test_page_runs(page: Path, demo_files: Path, tmp_path: Path, monkeypatch: py
     folder = tmp_path / "page"
     shutil.copytree(demo_files, folder) if page.parent.name != "tutorial" else folder.mkdir()
     monkeypatch.chdir(folder)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("TMPDIR", str(tmp_path))  # where cards are claimed: each page has its own
     monkeypatch.setattr(tempfile, "tempdir", None)
     names: dict[str, Any] = {"__name__": "docs"}

@@ -53,7 +53,13 @@ def _copied(folder: Path, target: Path) -> Path:
 
 
 def _root() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "npukit-aic"
+    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "npukit-aic"
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        hint = "XDG_CACHE_HOME names another place"
+        raise UsageError(f"cannot make the cache folder '{root}': {error.strerror}", hint=hint) from None
+    return root
 
 
 def _key(model: Path, options: Mapping[str, Any], card: str) -> str:

@@ -157,8 +157,9 @@ def given_values(given: Mapping[str, Any], *, where: str = "qaic.Session", stric
     """The options of ``given`` by their names, normalised: hyphens for underscores, aliases, values as texts.
 
     Raises OptionError for a value that is not allowed and for an option given twice. An option that is not known is warned of,
-    with ``strict`` it is an OptionError as well.
+    with ``strict``, here or among the options, it is an OptionError as well.
     """
+    strict = strict or BY_NAME["strict"].read(given.get("strict"), where)
     found: dict[str, Any] = {}
     for key, value in given.items():
         row = BY_NAME.get(str(key).replace("-", "_"))
@@ -183,7 +184,7 @@ def read(given: Mapping[str, Any], *, where: str = "qaic.Session", strict: bool 
     """
     found = given_values(given, where=where, strict=strict)
     if found.get("options_path"):
-        found = read_yaml_options(found["options_path"], strict=strict) | found
+        found = read_yaml_options(found["options_path"], strict=strict or found.get("strict", False)) | found
     values = {row.name: row.default for row in ROWS} | found
     for first, second in _TOGETHER:
         if values[first] and values[second]:

@@ -66,7 +66,7 @@ class Session:
     """
 
     def __init__(self, model_path: str | os.PathLike[str], **kwargs: Any) -> None:
-        self._options = options.read(kwargs, strict=bool(kwargs.get("strict")))
+        self._options = options.read(kwargs)
         self._qpc = _opened(Path(model_path), self._options)
         self.model_input_shape_dict, self.model_output_shape_dict = _shapes(self._qpc.inputs), _shapes(self._qpc.outputs)
         self._lock = threading.Lock()
@@ -181,8 +181,8 @@ class Session:
                 hint = did_you_mean(name, _CHANGEABLE)
                 raise options.OptionError(f"option '{name}' of qaic.Session cannot be changed", hint=hint)
         given = options.given_values(kwargs)
-        self.reset()
         self._options = {**self._options, **given}
+        self.reset()
 
     def _ready(self) -> _Active:
         with self._lock:
@@ -207,12 +207,12 @@ def _cores(qpc: Qpc) -> int:
 
 
 def _opened(path: Path, values: Mapping[str, Any]) -> Qpc:
+    card = cards.info(values["dev_id"]).soc.name  # a card that is not there is named before a model is read
     if path.suffix == ".onnx":
-        return compiled(path, values, values["card"] or cards.info(values["dev_id"]).soc.name)
+        return compiled(path, values, values["card"] or card)
     if path.suffix != ".bin" and not path.is_dir():
         hint = "a .onnx file, or programqpc.bin or its folder"
         raise UsageError(f"'{path}' is no ONNX model and no QPC", hint=hint)
-    cards.info(values["dev_id"])  # a card that is not there is named before a model is read
     idle = [name for name, value in values.items() if _ROWS[name].at == "compile" and value != _ROWS[name].default]
     if idle:
         _LOG.warning("'%s' is compiled already, what it was compiled with stays: %s ignored", path, ", ".join(idle))
