@@ -189,8 +189,10 @@ def test_data_that_contradicts_itself_is_not_set(client: Client, capfd: pytest.C
 def test_cores_are_held_while_a_program_is_active(folder: Path) -> None:
     client = Client(folder, [2, 5])
     assert [cards.info(device).free for device in (0, 2, 5)] == [14, 12, 12]
+    kept = client.program.activation
     client.deactivate()
     assert [cards.info(device).free for device in (0, 2, 5)] == [14, 14, 14]
+    assert kept is not None
     client.activate()
     assert cards.info(5).free == 12
     del client

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 
 SUFFIXES = ("_RetainedState", "_InternalRetainedState")
-"""How such outputs end; of two for one input the first suffix counts."""
+"""How such outputs end."""
 
 
 def state_of(output: str) -> str:
@@ -14,9 +14,12 @@ def state_of(output: str) -> str:
     return output.removesuffix(suffix) if suffix else ""
 
 
-def input_of(output: str, inputs: Iterable[str]) -> str | None:
-    """The input that an output of such a name is for. The path that a name begins with may be there in one of the two alone."""
-    names = list(inputs)
-    known = {name.rpartition("/")[2]: name for name in names} | {name: name for name in names}
+def input_of(output: str, inputs: Collection[str]) -> str | None:
+    """The input that an output of such a name is for. The path that a name begins with may be missing in one of the two."""
     state = state_of(output)
-    return known.get(state) or known.get(state.rpartition("/")[2])
+    if state in inputs:
+        return state
+    _, path, end = state.rpartition("/")
+    if path:
+        return end if end in inputs else None
+    return next((name for name in inputs if state and name.endswith(f"/{state}")), None)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 
 from npukit.encoding import Array
 from npukit.errors import NpukitError, UsageError
@@ -20,8 +21,8 @@ class Activation:
     It holds its cores until ``close``, or until nobody has it any more.
     """
 
-    def __init__(self, network: Network, held: Sequence[cards.Claim]) -> None:
-        self.network, self._held = network, held
+    def __init__(self, network: Network, cores: ExitStack) -> None:
+        self.network, self._cores = network, cores
         self._state: State = {}
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="qaicrt")
 
@@ -38,8 +39,7 @@ class Activation:
     def close(self) -> None:
         """Finish what is queued, then give the cores back."""
         self._worker.shutdown()
-        for claim in self._held:
-            claim.release()
+        self._cores.close()
 
 
 def place(context: Context, device: int | None, properties: QAicProgramProperties) -> tuple[int, ...] | None:
@@ -59,15 +59,11 @@ def activate(network: Network, qpc: Qpc, context: Context, devices: tuple[int, .
     if devices is None:
         devices = (next((d for d in context.devices if cards.info(d).free >= cores), context.devices[0]),)
     group = str(qpc.options.get("oversubscription_name") or "")
-    held: list[cards.Claim] = []
-    try:
-        held.extend(cards.claim(device, cores, group=group) for device in devices)
-    except UsageError:
-        for claim in held:
-            claim.release()
-        raise
-    context.debug(f"activated on {cores} cores of {', '.join(f'card {device}' for device in devices)}")
-    return Activation(network, held)
+    with ExitStack() as taken:
+        for device in devices:
+            taken.enter_context(cards.claim(device, cores, group=group))
+            context.debug(f"{cores} cores of card {device} are taken")
+        return Activation(network, taken.pop_all())
 
 
 def cores_of(qpc: Qpc) -> int:

@@ -15,7 +15,7 @@ from npukit_aic.crt.status import CallError, QStatus
 from npukit_aic.crt.values import QBuffer
 from npukit_aic.loaded import Loaded
 from npukit_aic.qpc import Binding, Qpc
-from npukit_aic.retained import SUFFIXES, input_of
+from npukit_aic.retained import SUFFIXES, input_of, state_of
 
 State: TypeAlias = MutableMapping[int, Array]
 """What stays on the card between two inferences, by the index of the input that it is for."""
@@ -155,16 +155,17 @@ def retained(qpc: Qpc) -> dict[int, int]:
     """The index of the input that an output is kept for, by the index of the output. Raises UsageError when what callers get of one
     is not what they hand over for the other."""
     inputs = {b.name: b for b in qpc.inputs}
+    # Of several for one input the one of exactly its name counts, then the one with the first suffix.
+    outputs = sorted(qpc.outputs, key=lambda o: (state_of(o.name) not in inputs, not o.name.endswith(SUFFIXES[0])))
     found: dict[int, int] = {}
-    for suffix in SUFFIXES:
-        for output in qpc.outputs:
-            name = input_of(output.name, inputs) if output.name.endswith(suffix) else None
-            if name is None or inputs[name].index in found.values():
-                continue
-            if not _same_grid(qpc, output, inputs[name]):
-                hint = "give both the same Precision, Scale and Offset in the custom IO list"
-                raise UsageError(f"'{output.name}' is not handed over on the grid of '{name}'", hint=hint)
-            found[output.index] = inputs[name].index
+    for output in outputs:
+        name = input_of(output.name, inputs)
+        if name is None or inputs[name].index in found.values():
+            continue
+        if not _same_grid(qpc, output, inputs[name]):
+            hint = "give both the same Precision, Scale and Offset in the custom IO list"
+            raise UsageError(f"'{output.name}' is not handed over on the grid of '{name}'", hint=hint)
+        found[output.index] = inputs[name].index
     return found
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import Future
+from contextlib import ExitStack
 from functools import partial
 from queue import SimpleQueue
 from typing import Any
@@ -56,7 +57,12 @@ class InferenceSet:
             raise UsageError(f"set size {set_size} with {num_act} activations", hint="at least 1 of each")
         network = Network(qpc.content)
         devices = place(context, dev, properties or QAicProgramProperties())
-        self._activations = [activate(network, qpc.content, context, devices) for _ in range(num_act)]
+        self._activations = list[Activation]()
+        with ExitStack() as failed:  # gives back what was taken when the cores are not enough
+            for _ in range(num_act):
+                self._activations.append(activate(network, qpc.content, context, devices))
+                failed.callback(self._activations[-1].close)
+            failed.pop_all()
         # The places that are free, each as the activation that it belongs to: a place is taken for each inference in flight.
         self._free: SimpleQueue[Activation] = SimpleQueue()
         for activation in self._activations * set_size:
