@@ -19,10 +19,13 @@ from npukit.graph import Graph, bind, fold_constants
 from npukit.package import Package
 from npukit.quantization import Source
 from npukit_aic import cards
+from npukit_aic.external import read_external
 from npukit_aic.files.io_list import IoList, read_io_list, write_io_template
 from npukit_aic.files.mdp import read_partitions, write_partition_template
+from npukit_aic.glow.histogram import BINS
 from npukit_aic.mx import with_mxfp6
 from npukit_aic.precision import Note, asked_types, in_half_range
+from npukit_aic.profile_yaml import dump_profile, load_profile
 from npukit_aic.qpc import Qpc
 from npukit_aic.quantized import profiled, quantized_package, quantizes
 from npukit_aic.source import read_model
@@ -64,8 +67,14 @@ def compile_model(
         graph, count = with_mxfp6(prepared.graph)
         note(f"mxfp6-matmul: {count} weights of matrix products are rounded to MXFP6 (E2M3)")
         prepared = attrs.evolve(prepared, graph=graph)
+    if options.get("external_quantization_file"):
+        external = read_external(options["external_quantization_file"], prepared.graph)
+        for text in external.notes:
+            note(text)
+        prepared = attrs.evolve(prepared, overrides={**(prepared.overrides or {}), **external.encodings})
     if quantizes(options):
-        made = quantized_package(prepared, target, options, types, io, _profile(prepared, options, data, note))
+        profile, bins = _profile(prepared, options, data, note)
+        made = quantized_package(prepared, target, {**options, "num_histogram_bins": bins}, types, io, profile)
     else:
         made = _float_package(prepared, target, types, io, bool(options.get("convert_to_fp16")))
     made = _finished(made, target, types, note)
@@ -79,7 +88,7 @@ def profile_model(
     """Write the profile that ``options`` ask for (dump_profile) and compile nothing. Returns how many tensors it has."""
     target = target_of(options, card)
     source = read_model(model, options, note)
-    return len(_profile(_prepared(source, target), options, data, note).tensors)
+    return len(_profile(_prepared(source, target), options, data, note)[0].tensors)
 
 
 def target_of(options: Mapping[str, Any], card: str) -> Target:
@@ -93,14 +102,18 @@ def _prepared(source: Source, target: Target) -> Source:
     return attrs.evolve(source, graph=target.prepare(fold_constants(source.graph)))
 
 
-def _profile(source: Source, options: Mapping[str, Any], data: Any, note: Note) -> Profile:
-    """The profile that is loaded, or what the model does on data, which is written when that is asked for."""
+def _profile(source: Source, options: Mapping[str, Any], data: Any, note: Note) -> tuple[Profile, int]:
+    """The profile that is loaded, or what the model does on data, which is written when that is asked for; and its bins."""
+    bins = int(options.get("num_histogram_bins") or BINS)
     if options.get("load_profile"):
-        return Profile.load(options["load_profile"])
-    found = profiled(source, options, data, note)
+        found = load_profile(options["load_profile"], source.graph)
+        for text in found.notes:
+            note(text)
+        return found.profile, found.bins or bins
+    made = profiled(source, options, data, note)
     if options.get("dump_profile"):
-        found.save(options["dump_profile"])
-    return found
+        dump_profile(made, source.graph, options["dump_profile"], bins=bins)
+    return made, bins
 
 
 def _files(graph: Graph, target: Target, options: Mapping[str, Any]) -> IoList:
