@@ -193,7 +193,7 @@ def search(task: _Task) -> tuple[list[Found], int]:
 def _cells(found: Found) -> tuple[Any, ...]:
     plan, speed = found.speed.plan, found.speed
     sizes = (plan.cores, plan.mos, plan.ols, speed.batch, plan.activations, plan.set_size)
-    return (*sizes, round(speed.rate, 1), round(speed.latency * MILLI, 3), speed.bound)
+    return (*sizes, f"{speed.rate:.1f}", f"{speed.latency * MILLI:.3f}", speed.bound)
 
 
 def _silent(text: str) -> None:
