@@ -168,11 +168,27 @@ def test_no_script(name: str, says: str, tmp_path: Path) -> None:
 def test_an_installed_module_of_the_vendor_is_named(launch: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The emulator is used all the same, and says so."""
     (tmp_path / "theirs").mkdir()
+    (tmp_path / "qaicrt").mkdir()
     (tmp_path / "theirs" / "qaic.py").write_text("")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "theirs"))
     done = launch("s.py", "import qaic; print(qaic.__file__)")
     assert "note: a module 'qaic' is installed here, the emulator is used instead" in done.stderr
+    assert "'qaicrt'" not in done.stderr
     assert "npukit_aic" in done.stdout
+
+
+def test_a_signal_goes_to_the_script(tmp_path: Path) -> None:
+    """A job that is ended ends its script, and nothing stays behind."""
+    (tmp_path / "s.sh").write_text("trap 'echo ended; exit 9' TERM; echo $NPUKIT_AIC_ROOT; while :; do sleep 0.1; done")
+    words = [sys.executable, "-m", "npukit", "aic-run", "s.sh"]
+    with subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        root = child.stdout.readline().strip()
+        assert Path(root).is_dir()
+        child.terminate()
+        assert child.communicate(timeout=60)[0] == "ended\n"
+    assert child.returncode == 9
+    assert not Path(root).exists()
 
 
 def test_nothing_is_left_and_nothing_is_made_elsewhere(launch: Run, tmp_path: Path) -> None:
