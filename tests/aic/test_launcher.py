@@ -13,6 +13,7 @@ import pytest
 from npukit_aic.launcher import TOOLS, make_tree
 from npukit_aic.redirect import moved
 
+SAID = "QID 3"
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
@@ -30,12 +31,29 @@ def launch(tmp_path: Path) -> Run:
     return run
 
 
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What scripts see below the launcher, with a qaic-util that says at once what it was asked."""
+    root = tmp_path_factory.mktemp("tree")
+    found = make_tree(root)
+    (root / "tools" / "qaic-util").write_text('#!/bin/sh\nwhile [ "$1" != -d ]; do shift; done\necho "QID $2"\n')
+    return found
+
+
+def said(words: list[str], text: str, environment: dict[str, str], folder: Path) -> str:
+    """What a script prints."""
+    (folder / words[-1]).write_text(text)
+    done = subprocess.run(words, env=environment, cwd=folder, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 PYTHON = {
     "os.system": """
         import os
         assert os.system('sudo /opt/qti-aic/tools/qaic-util -q -d 3 > out.txt') == 0
         print(open('out.txt').read())""",
-    "a pipe": "import os; os.system('/opt/qti-aic/tools/qaic-util -q | grep -A1 \"QID 3\"')",
+    "a pipe": "import os; os.system('/opt/qti-aic/tools/qaic-util -q -d 3 | grep -A1 \"QID 3\"')",
     "Popen with a list": """
         import subprocess
         child = subprocess.Popen(['sudo', '/opt/qti-aic/tools/qaic-util', '-q', '-d', '3'], stdout=subprocess.PIPE)
@@ -77,22 +95,23 @@ PYTHON = {
 
 
 @pytest.mark.parametrize("form", PYTHON)
-def test_python_scripts(form: str, launch: Run) -> None:
+def test_python_scripts(form: str, environment: dict[str, str], tmp_path: Path) -> None:
     """All ways in which Python starts programs and looks for files."""
     text = "\n".join(line[8:] if line.startswith(" " * 8) else line for line in PYTHON[form].split("\n"))
-    assert "QID 3\n\tStatus:Ready" in launch("script.py", text).stdout
+    assert SAID in said([sys.executable, "script.py"], text, environment, tmp_path)
 
 
+# /opt/qti'-aic: what is in another file is not in the text of the script.
 SHELL = {
     "a loop": 'for d in 3; do sudo /opt/qti-aic/tools/qaic-util -q -d "$d"; done',
     "a variable": 'QAIC=/opt/qti-aic; TOOL="tools/qaic-util"; "$QAIC/$TOOL" -d 3',
-    "a path from another file": "echo 'QAIC=/opt/qti-aic/tools' > env.sh\nsource ./env.sh\n$QAIC/qaic-util -d 3",
+    "a path from another file": "echo 'QAIC=/opt/qti'-aic/tools > env.sh\nsource ./env.sh\n$QAIC/qaic-util -d 3",
     "tests": "if [ ! -x /opt/qti-aic/exec/qaic-exec ]; then exit 9; fi\n[[ -d /opt/qti-aic/tools ]] || exit 8\nqaic-util -d 3",
     "another program": "timeout 60 env A=b /opt/qti-aic/tools/qaic-util -d 3",
-    "a script of its own": "echo '/opt/qti-aic/tools/qaic-util -d $1' > other.sh\nbash other.sh 3",
-    "sh": "echo '/opt/qti-aic/tools/qaic-util -d $1' > other.sh\nsh other.sh 3",
+    "a script of its own": "echo '/opt/qti'-aic/tools/qaic-util -d '$1' > other.sh\nbash other.sh 3",
+    "sh": "echo '/opt/qti'-aic/tools/qaic-util -d '$1' > other.sh\nsh other.sh 3",
     "-c": "bash -c '/opt/qti-aic/tools/qaic-util -d 3'",
-    "a pipe": "set -euo pipefail\n/opt/qti-aic/tools/qaic-util -q | grep -A1 'QID 3'",
+    "a pipe": "set -euo pipefail\n/opt/qti-aic/tools/qaic-util -q -d 3 | grep -A1 'QID 3'",
     "its own place": 'cd "$(dirname "${BASH_SOURCE[0]}")" && test -f "$(basename "$0")" && /opt/qti-aic/tools/qaic-util -d 3',
     "functions": 'util() { local d=$1; /opt/qti-aic/tools/qaic-util -d "$d"; }\nutil 3',
     "python": "python3 -c \"import os; os.system('/opt/qti-aic/tools/qaic-util -d 3')\"",
@@ -100,8 +119,8 @@ SHELL = {
 
 
 @pytest.mark.parametrize("form", SHELL)
-def test_shell_scripts(form: str, launch: Run) -> None:
-    assert "QID 3\n\tStatus:Ready" in launch("script.sh", f"#!/bin/bash\n{SHELL[form]}\n").stdout
+def test_shell_scripts(form: str, environment: dict[str, str], tmp_path: Path) -> None:
+    assert SAID in said(["bash", "script.sh"], f"#!/bin/bash\n{SHELL[form]}\n", environment, tmp_path)
 
 
 def test_the_modules_are_found(launch: Run) -> None:
@@ -134,8 +153,9 @@ def test_all_arguments_are_those_of_the_script(launch: Run) -> None:
 
 
 def test_what_is_no_script_is_a_program() -> None:
+    """This one is the real qaic-util."""
     done = subprocess.run([sys.executable, "-m", "npukit", "aic-run", "qaic-util", "-d", "3"], capture_output=True, text=True)
-    assert done.stdout.startswith("QID 3")
+    assert done.stdout.startswith("QID 3\n\tStatus:Ready")
 
 
 @pytest.mark.parametrize(("name", "says"), [("nothing.py", "there is no script"), ("nothing", "neither"), (".", "folder")])
@@ -148,11 +168,27 @@ def test_no_script(name: str, says: str, tmp_path: Path) -> None:
 def test_an_installed_module_of_the_vendor_is_named(launch: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The emulator is used all the same, and says so."""
     (tmp_path / "theirs").mkdir()
+    (tmp_path / "qaicrt").mkdir()
     (tmp_path / "theirs" / "qaic.py").write_text("")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "theirs"))
     done = launch("s.py", "import qaic; print(qaic.__file__)")
     assert "note: a module 'qaic' is installed here, the emulator is used instead" in done.stderr
+    assert "'qaicrt'" not in done.stderr
     assert "npukit_aic" in done.stdout
+
+
+def test_a_signal_goes_to_the_script(tmp_path: Path) -> None:
+    """A job that is ended ends its script, and nothing stays behind."""
+    (tmp_path / "s.sh").write_text("trap 'echo ended; exit 9' TERM; echo $NPUKIT_AIC_ROOT; while :; do sleep 0.1; done")
+    words = [sys.executable, "-m", "npukit", "aic-run", "s.sh"]
+    with subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        root = child.stdout.readline().strip()
+        assert Path(root).is_dir()
+        child.terminate()
+        assert child.communicate(timeout=60)[0] == "ended\n"
+    assert child.returncode == 9
+    assert not Path(root).exists()
 
 
 def test_nothing_is_left_and_nothing_is_made_elsewhere(launch: Run, tmp_path: Path) -> None:

@@ -117,6 +117,24 @@ def test_two_stage_detector(tmp_path: Path) -> None:
     assert "a third session: 7 cores of card 1 are asked for, 0 of its 14 are free" in text
 
 
-@pytest.mark.parametrize("script", sorted(SCRIPTS.glob("*.py")), ids=lambda p: p.stem)
+def test_calibration_sweep(tmp_path: Path) -> None:
+    """A shell script: one profile, four builds in int8, each with results of its own that are near those of float32."""
+    model = write_classifier(tmp_path / "classifier.onnx")
+    images = np.random.default_rng(8).standard_normal((4, 1, 3, 32, 32)).astype(np.float32)
+    for i, image in enumerate(images):
+        image.tofile(tmp_path / f"image{i}.raw")
+    (tmp_path / "list.txt").write_text("".join(f"image{i}.raw\n" for i in range(4)))
+    text = launched("calibration_sweep.sh", tmp_path, "classifier.onnx", "list.txt", "4")
+    assert text.count("InferenceCnt 4 ") == 4
+    wanted = np.concatenate([Reference(model)({"image": image})["scores"] for image in images])
+    found = {}
+    for folder in sorted(tmp_path.glob("out_*")):
+        files = [folder / f"scores-activation-0-inf-{i}.bin" for i in range(4)]
+        found[folder.name] = scores = np.stack([np.fromfile(file, np.float32) for file in files])
+        assert 2**-11 < np.abs(scores - wanted).max() < 0.1
+    assert len({scores.tobytes() for scores in found.values()}) == 4
+
+
+@pytest.mark.parametrize("script", sorted(SCRIPTS.iterdir()), ids=lambda p: p.stem)
 def test_scripts_know_nothing_of_the_emulator(script: Path) -> None:
     assert "npukit" not in script.read_text(encoding="utf-8")

@@ -11,10 +11,12 @@ import argparse
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.machinery import PathFinder
 from pathlib import Path
 
@@ -50,12 +52,19 @@ def run(args: argparse.Namespace, console: Console) -> int:
     with tempfile.TemporaryDirectory(prefix="npukit-qti-aic-") as folder:
         environment = make_tree(Path(folder))
         child = subprocess.Popen([*_command(args.script, environment["PATH"]), *args.args], env=environment)
-        while True:
-            try:
-                code = child.wait()
-            except KeyboardInterrupt:  # the script got it too, and decides what comes of it
-                continue
-            return code if code >= 0 else 128 - code
+        before = signal.signal(signal.SIGTERM, lambda *_: child.terminate())
+        try:
+            code = _ended(child)
+        finally:
+            signal.signal(signal.SIGTERM, before)
+    return code if code >= 0 else 128 - code
+
+
+def _ended(child: subprocess.Popen[bytes]) -> int:
+    """The return code of a process. Ctrl-C goes to it as well, and it decides what comes of that."""
+    while True:
+        with suppress(KeyboardInterrupt):
+            return child.wait()
 
 
 def make_tree(root: Path) -> dict[str, str]:
@@ -113,6 +122,7 @@ def _interpreter(path: Path) -> list[str]:
 
 
 def _vendor() -> Sequence[str]:
-    """What is installed of the vendor's."""
-    modules = [name for name in NAMES if PathFinder.find_spec(name) is not None]
+    """What is installed of the vendor's; a folder of such a name is none of its modules."""
+    specs = {name: PathFinder.find_spec(name) for name in NAMES}
+    modules = [name for name, spec in specs.items() if spec is not None and spec.origin is not None]
     return ([VENDOR] if Path(VENDOR).is_dir() else []) + [f"a module '{name}'" for name in modules]

@@ -19,8 +19,8 @@ ROOT = "NPUKIT_AIC_ROOT"
 """Environment variable: the folder that stands in for ``VENDOR``, in all processes below the launcher."""
 VENDOR = "/opt/qti-aic"
 _VENDOR = re.compile(r"(?<![\w./-])/opt/qti-aic(?![\w.-])")
-# subprocess, os.popen, os.path, shutil, pathlib and glob end in these.
-_STARTING = ("system", "execv", "execve", "posix_spawn", "posix_spawnp", "spawnv", "spawnve", "spawnvp", "spawnvpe")
+# subprocess, os.popen, os.spawn*, os.path, shutil, pathlib and glob end in these.
+_STARTING = ("system", "execv", "execve", "posix_spawn", "posix_spawnp")
 _LOOKING = ("stat", "lstat", "access", "open", "listdir", "scandir", "readlink", "chdir")
 
 

@@ -13,7 +13,9 @@ import numpy as np
 
 from npukit.encoding import Array
 from npukit.errors import DataError, did_you_mean
+from npukit.graph import Tensor
 from npukit_aic.qpc import Binding, Qpc
+from npukit_aic.samples import random_samples
 
 
 @attrs.frozen
@@ -45,18 +47,19 @@ class RandomItem:
 
     def load(self, inputs: Iterable[Binding]) -> dict[str, Array]:
         """The inputs; the same in every run."""
-        rng = np.random.default_rng(0)
-        return {b.name: _random(rng, b.shapes[self.shapes], b.dtype, self.unbound) for b in inputs}
+        if self.unbound:
+            rng = np.random.default_rng(0)
+            return {b.name: _anything(rng, b.shapes[self.shapes], b.dtype) for b in inputs}
+        return random_samples({b.name: Tensor(b.name, str(b.dtype), b.shapes[self.shapes]) for b in inputs}, "uniform", 1)[0]
 
 
-def _random(rng: np.random.Generator, shape: tuple[int, ...], dtype: np.dtype[Any], unbound: bool) -> Array:
+def _anything(rng: np.random.Generator, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """Finite values from the whole range of a dtype."""
+    if dtype.kind in "iu":
+        return rng.integers(np.iinfo(dtype).min, np.iinfo(dtype).max, shape, dtype, endpoint=True)
     if dtype.kind == "b":
         return rng.integers(0, 2, shape).astype(dtype)
-    if dtype.kind in "iu":
-        low, high = (int(np.iinfo(dtype).min), int(np.iinfo(dtype).max)) if unbound else (0, 1)
-        return rng.integers(low, high, shape, dtype, endpoint=True)
-    most = float(np.finfo(dtype).max) if unbound else 1.0
-    return (rng.uniform(-1 if unbound else 0, 1, shape) * most).astype(dtype)
+    return (rng.uniform(-1, 1, shape) * float(np.finfo(dtype).max)).astype(dtype)
 
 
 def from_json(path: Path, qpc: Qpc, *, join: bool) -> list[Item]:

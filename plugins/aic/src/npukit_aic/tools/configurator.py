@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,7 @@ from npukit_aic import cards, options
 from npukit_aic.compiler import compile_model
 from npukit_aic.qpc import write_qpc
 from npukit_aic.speed import Estimate, card_of, model_of_package, read_plan, solve
-from npukit_aic.tools.edge import Parser, guarded, number
-from npukit_aic.tools.modelled import MILLI
+from npukit_aic.tools.edge import MILLI, Parser, guarded, number, say
 
 NAME = "qaic-model-configurator"
 OBJECTIVES = ("max-throughput", "min-latency")
@@ -83,13 +82,13 @@ class _Task:
     axes: Mapping[str, Sequence[Any]]
     objective: str
 
-    def package(self, choice: Choice) -> Package:
-        """The model compiled for one configuration."""
+    def package(self, choice: Choice, note: Callable[[str], None]) -> Package:
+        """The model compiled for one configuration; ``note`` hears of what the compiler warns of."""
         symbols = dict(self.given.get("onnx_define_symbol") or {})
         if self.symbol is not None and choice.batch is not None:
             symbols[self.symbol] = choice.batch
         values = options.read({**self.given, **choice.options, "onnx_define_symbol": symbols}, where=NAME)
-        return compile_model(self.model, values, card=cards.info(0).soc.name)
+        return compile_model(self.model, values, card=cards.info(0).soc.name, note=note)
 
     def cost(self, found: Found) -> tuple[float, float]:
         """What is made as small as possible; of equals the one that is better in the other objective."""
@@ -117,10 +116,10 @@ def _run(words: Sequence[str]) -> int:
     task = _task(Path(args.model), Path(args.config) if args.config else None)
     found, refused = search(task)
     best = min(found, key=task.cost).choice
-    folder = write_qpc(task.package(best), Path(args.output_dir) / best.folder) if args.output_dir else None
-    print(_text(task, found, refused, args.top))
-    if folder is not None:
-        print(f"QPC of the best: {folder}")
+    text = _text(task, found, refused, args.top)
+    if args.output_dir:
+        text += f"\nQPC of the best: {write_qpc(task.package(best, say), Path(args.output_dir) / best.folder)}"
+    print(text)
     return 0
 
 
@@ -176,7 +175,7 @@ def search(task: _Task) -> tuple[list[Found], int]:
     Raises UsageError when it can take none.
     """
     card = card_of(cards.info(0).soc)
-    models = {batch: model_of_package(task.package(Choice(1, None, 1, batch, 1, 1))) for batch in task.axes["batch"]}
+    models = {batch: model_of_package(task.package(Choice(1, None, 1, batch, 1, 1), _silent)) for batch in task.axes["batch"]}
     found, refused, reason = [], 0, ""
     for values in itertools.product(*(task.axes[name] for name in _AXES)):
         choice = Choice(*values)
@@ -194,7 +193,11 @@ def search(task: _Task) -> tuple[list[Found], int]:
 def _cells(found: Found) -> tuple[Any, ...]:
     plan, speed = found.speed.plan, found.speed
     sizes = (plan.cores, plan.mos, plan.ols, speed.batch, plan.activations, plan.set_size)
-    return (*sizes, round(speed.rate, 1), round(speed.latency * MILLI, 3), speed.bound)
+    return (*sizes, f"{speed.rate:.1f}", f"{speed.latency * MILLI:.3f}", speed.bound)
+
+
+def _silent(text: str) -> None:
+    """What is compiled to be looked at is not spoken of."""
 
 
 def _text(task: _Task, found: Sequence[Found], refused: int, top: int) -> str:

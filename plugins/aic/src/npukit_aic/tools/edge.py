@@ -10,6 +10,8 @@ from typing import NoReturn
 
 from npukit.errors import NpukitError, UsageError, one_line
 
+MILLI, MICRO = 1e3, 1e6
+"""Milliseconds and microseconds of a second."""
 _BUG = 3
 
 

@@ -15,8 +15,8 @@ from npukit.commands import check_writable
 from npukit.errors import DataError, UsageError
 from npukit.graph import write_atomic
 from npukit_aic.qpc import read_qpc
-from npukit_aic.tools.edge import Parser, guarded, number
-from npukit_aic.tools.modelled import MICRO, modelled
+from npukit_aic.speed import estimate_package
+from npukit_aic.tools.edge import MICRO, Parser, guarded, number
 from npukit_aic.tools.profiling import STATS, stats
 
 NAME = "qaic-opstats"
@@ -38,8 +38,9 @@ def _run(words: Sequence[str]) -> int:
     if args.input_dir is not None:
         found = _read(Path(args.input_dir))
     elif args.qpc is not None:
-        given = {"num_activations": args.num_activations} if args.num_activations else {}
-        found = {"activation 0": stats(modelled(read_qpc(args.qpc), **given))}
+        qpc = read_qpc(args.qpc)
+        settings = {**qpc.options, "num_activations": args.num_activations or qpc.options["num_activations"]}
+        found = {"activation 0": stats(estimate_package(qpc.package, settings))}
     else:
         raise UsageError("there is nothing to read", hint="--qpc DIR, or --input-dir DIR of qaic-runner")
     for name, data in found.items():

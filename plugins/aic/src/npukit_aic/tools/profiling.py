@@ -11,7 +11,7 @@ import attrs
 from npukit.graph import write_atomic
 from npukit.report import to_json
 from npukit_aic.speed import Estimate
-from npukit_aic.tools.modelled import MICRO
+from npukit_aic.tools.edge import MICRO
 
 RATES = ("full", "half", "fourth", "eighth", "sixteenth")
 """Of how many samples one is kept: 1, 2, 4 ..."""

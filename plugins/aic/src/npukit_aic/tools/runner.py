@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import attrs
 
@@ -21,10 +20,9 @@ from npukit.graph import write_atomic
 from npukit_aic import cards
 from npukit_aic.loaded import Loaded
 from npukit_aic.qpc import Qpc, read_qpc
-from npukit_aic.speed import Estimate
+from npukit_aic.speed import Estimate, estimate_package
 from npukit_aic.tools import batch, profiling
-from npukit_aic.tools.edge import Parser, guarded, number
-from npukit_aic.tools.modelled import MICRO, modelled
+from npukit_aic.tools.edge import MICRO, Parser, guarded, number
 
 NAME = "qaic-runner"
 _RUNS = 40
@@ -144,10 +142,10 @@ def _job(args: argparse.Namespace, qpc: Qpc) -> _Job:
     if size > args.aic_batch_max_memory * _MEBIBYTE:
         hint = f"--aic-batch-max-memory {-(-size // _MEBIBYTE)}"
         raise UsageError(f"one inference holds {size} bytes, allowed are {args.aic_batch_max_memory} MB", hint=hint)
-    options: dict[str, Any] = {"num_activations": args.num_activations}
+    settings = {**qpc.options, "num_activations": args.num_activations}
     if args.set_size is not None:
-        options["set_size"] = args.set_size
-    speed = modelled(qpc, shapes=items[0].shapes, **options)
+        settings["set_size"] = args.set_size
+    speed = estimate_package(qpc.package, settings, items[0].shapes)
     limits = [args.num_iter] if args.num_iter else []
     if args.time is not None:
         limits.append(max(1, int(args.time * speed.rate / speed.batch)))
