@@ -96,7 +96,7 @@ def test_precisions(model: Path) -> None:
     assert package.encodings["w1"].axis == 0
     assert package.encodings["b1"].dtype == "int8"
     assert compiled(model).encodings["w1"].axis is None
-    with pytest.raises(UsageError, match="'quantization_precision' .* takes Int8"):
+    with pytest.raises(UsageError, match=r"'quantization_precision' .* takes Int8"):
         compiled(model, quantization_precision="Int16")
 
 
