@@ -67,7 +67,7 @@ NO_ROOM = {"vtcm_working_set_limit_ratio": 0.01}
 FILES = {
     "list.txt": "x.raw\nother.raw\n",
     "nodes.yaml": "FP16NodeInstanceNames: [c]\n",
-    "encodings.json": '{"activation_encodings": {"r": [{"bitwidth": 8, "min": 0.0, "max": 1.0}]}, "param_encodings": {}}',
+    "encodings.json": '{"activation_encodings": {"r": [{"bitwidth": 8, "min": 0.0, "max": 40.0}]}, "param_encodings": {}}',
 }
 
 
@@ -209,7 +209,7 @@ def test_options_that_change_the_modelled_speed(make_wide: Make, name: str, valu
 
 def test_dump_profile(make: Make, files: None, tmp_path: Path) -> None:
     """The profile is written, the model is compiled, and what the profile gives is what profiling in one go gives."""
-    assert (tmp_path / "profile.yaml").stat().st_size
+    assert "NodeOutputName" in (tmp_path / "profile.yaml").read_text()
     np.testing.assert_array_equal(run(make(load_profile="profile.yaml")), run(make(**QUANTIZED)))
 
 
