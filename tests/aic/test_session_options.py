@@ -209,7 +209,7 @@ def test_options_that_change_the_modelled_speed(make_wide: Make, name: str, valu
 
 def test_dump_profile(make: Make, files: None, tmp_path: Path) -> None:
     """The profile is written, the model is compiled, and what the profile gives is what profiling in one go gives."""
-    assert (tmp_path / "profile.yaml").stat().st_size
+    assert "NodeOutputName" in (tmp_path / "profile.yaml").read_text()
     np.testing.assert_array_equal(run(make(load_profile="profile.yaml")), run(make(**QUANTIZED)))
 
 
