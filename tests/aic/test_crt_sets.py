@@ -185,6 +185,15 @@ def test_outputs_that_are_not_wanted(qpc: qaicrt.Qpc) -> None:
     assert np.frombuffer(made.getVector()[2], np.float32) == [24.0]
 
 
+def test_an_input_that_was_never_set(qpc: qaicrt.Qpc, capfd: pytest.CaptureFixture[str]) -> None:
+    made = qaicrt.InferenceVector(qpc.getBufferMappings())
+    assert [buffer.size for buffer in made.getVector()] == [0, 24, 4]
+    everything = qaicrt.InferenceSet(qaicrt.Context(), qpc, 0, 1, 1)
+    everything.submit(made, 0)
+    assert everything.getCompletedId(0)[0] == qaicrt.QStatus.QS_INVAL
+    assert "input 'x' is skipped" in capfd.readouterr().err
+
+
 def test_cores_are_held_as_long_as_the_set_is_there(qpc: qaicrt.Qpc) -> None:
     everything = qaicrt.InferenceSet(qaicrt.Context(), qpc, 3, 10, 7)
     assert cards.info(3).free == 0

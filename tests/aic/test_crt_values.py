@@ -121,6 +121,27 @@ def test_every_type_goes_through(dtype: str, shape: tuple[int, ...], tmp_path: P
     assert [buffer.size for buffer in inference.getData()[1]] == [value.nbytes, 0, 0], "a first dimension of 0 skips"
 
 
+def test_codes_and_how_to_read_them(tmp_path: Path) -> None:
+    """With int8 ends callers hand over codes, and the description says what they stand for."""
+    nodes = [Node("Neg", "minus", ("x",), ("y",), {})]
+    save(make_graph(nodes, {"x": ("float32", (4,))}, ["y"], {}), tmp_path / "m.onnx")
+    ends = "- {IOName: x, Precision: int8, Scale: 0.5, Offset: 3}\n- {IOName: y, Precision: int8, Scale: 0.25, Offset: -1}"
+    (tmp_path / "io.yaml").write_text(ends)
+    write_qpc(compile_model(tmp_path / "m.onnx", {"custom_io_list_file": str(tmp_path / "io.yaml")}), tmp_path / "qpc")
+    qpc, context = qaicrt.Qpc(tmp_path / "qpc"), qaicrt.Context()
+    description = aicapi.IoDesc()
+    description.ParseFromString(bytes(qpc.getIoDescriptor()[1]))
+    found = [(b.type, b.size, b.quant_scale, b.quant_offset) for b in description.selected_set.bindings]
+    assert found == [(aicapi.INT8_Q_TYPE, 4, 0.5, 3), (aicapi.INT8_Q_TYPE, 4, 0.25, -1)]
+    program = qaicrt.Program(context, 0, qpc)
+    program.activate()
+    inference, codes = qaicrt.ExecObj(context, program), np.zeros(4, np.int8)
+    inference.setData([(0, np.array([3, 5, 0, 60], np.int8)), (1, codes)])
+    inference.start()
+    assert inference.waitForCompletion() == OK
+    assert codes.tolist() == [-1, -5, 5, -115]
+
+
 @pytest.mark.parametrize("mapping", ["0:9", "0,1", ":", "a"])
 def test_a_mapping_of_cards_that_is_none(mapping: str, tmp_path: Path) -> None:
     properties = qaicrt.QAicProgramProperties()
