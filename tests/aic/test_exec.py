@@ -74,16 +74,19 @@ def test_a_script_compiles(run: Exec, tmp_path: Path) -> None:
         (["-custom-IO-list-file=gone.yaml"], "cannot read custom I/O list gone.yaml"),
         (["-output-node-name=z"], "output-node-name: the model has no tensor or node 'z'"),
         (["-dump-custom-IO-config-template=gone/io.yaml"], "gone"),
+        (["-mdp-load-partition-config=parts.json"], "partition file parts.json, partitions[0]: devices is empty"),
         (["-device-id=99"], "there is no card 99"),
     ],
 )
 def test_what_is_wrong_is_said_on_one_line(run: Exec, tmp_path: Path, words: list[str], said: str) -> None:
     (tmp_path / "io.yaml").write_text("- {IOName: nobody, Precision: float16}")
+    (tmp_path / "parts.json").write_text('{"partitions": [{"name": "a", "devices": []}]}')
     model = [] if words[0].startswith("-m=") else ["-m=m.onnx"]
     before = sorted(tmp_path.iterdir())
     done = run(*model, "-onnx-define-symbol=n,3", *words, "-aic-binary-dir=qpc", "-compile-only")
     assert done.returncode == 2
-    (line,) = done.stderr.splitlines()
+    *notes, line = done.stderr.splitlines()
+    assert all(note.startswith("note: ") for note in notes)
     assert line.startswith("error: ")
     assert said in line
     assert sorted(tmp_path.iterdir()) == before
@@ -125,6 +128,42 @@ def test_templates_and_types_are_shown(run: Exec, tmp_path: Path) -> None:
     assert "IOName: x" in (tmp_path / "io.yaml").read_text()
 
 
+def test_a_profile_is_dumped_and_loaded(run: Exec, tmp_path: Path) -> None:
+    """Dumping stops behind the YAML; loading it compiles, with the grids that quantizing in one go gives."""
+    np.random.default_rng(1).standard_normal((2, 8)).astype(np.float32).tofile(tmp_path / "x.raw")
+    (tmp_path / "list.txt").write_text("x.raw\n")
+    words = ["-m=m.onnx", "-batchsize=2", "-input-list-file=list.txt", "-quantization-schema=asymmetric", "-aic-hw"]
+    done = run(*words, "-dump-profile=p.yaml", "-aic-binary-dir=qpc", "-num-histogram-bins=300")
+    assert done.returncode == 0, done.stderr
+    assert "Profile of 3 tensors is in p.yaml" in done.stdout
+    assert not (tmp_path / "qpc").exists()
+    assert "Histogram" in (tmp_path / "p.yaml").read_text()
+    for more, folder in ((["-load-profile=p.yaml"], "qpc"), (["-convert-to-quantize"], "other")):
+        done = run(*words, *more, f"-aic-binary-dir={folder}", "-compile-only")
+        assert done.returncode == 0, done.stderr
+        assert "in int8, float32 where there is no int8" in done.stdout
+    loaded, direct = (read_qpc(tmp_path / name).package.encodings for name in ("qpc", "other"))
+    assert {n: e.dtype for n, e in loaded.items()} == {"x": "int8", "w": "int8", "h": "int8", "y": "int8"}
+    assert all(loaded[name].same_grid(direct[name]) for name in direct)
+    done = run(*words, "-load-profile=list.txt", "-aic-binary-dir=third")
+    assert done.returncode in (1, 2)
+    assert len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "third").exists()
+
+
+def test_an_op_that_the_card_lacks_is_named_with_versions(run: Exec, tmp_path: Path) -> None:
+    nodes = [Node("Relu", "fine", ("x",), ("h",)), Node("Det", "odd", ("h",), ("y",))]
+    save(make_graph(nodes, {"x": ("float32", (3, 3))}, ["y"], {}), tmp_path / "odd.onnx")
+    for more in ([], ["-convert-to-quantize"]):
+        done = run("-m=odd.onnx", "-aic-binary-dir=qpc", *more)
+        assert done.returncode == 1
+        line = done.stderr.splitlines()[-1]
+        assert line.startswith("error: aic:Standard refuses operator Det of node 'odd': ")
+        assert "[opset ai.onnx " in line
+        assert "IR version " in line
+        assert not (tmp_path / "qpc").exists()
+
+
 def test_help_version_and_operators(run: Exec, tmp_path: Path) -> None:
     for words in (["-h"], ["-u"], ["--help"]):
         done = run(*words)
@@ -155,7 +194,8 @@ def test_forms_of_flags() -> None:
         "m": "m.onnx",
     }
     assert notes == ["-ols is given 2 times with different values: the last one counts, 2"]
-    assert _parsed("-time-passes=0") == ({"time_passes": False}, [])
+    assert _parsed("-time-passes=0", "-quantization-precision=Int8")[1] == []
+    assert _parsed("-time-passes")[1] == ["-time-passes has no effect here: times of the vendor's compiler passes"]
 
 
 _DOCUMENTED = """

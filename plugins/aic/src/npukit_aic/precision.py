@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from npukit.encoding import Encoding
 from npukit.errors import counted, did_you_mean
-from npukit.graph import Graph, Node, Tensor
+from npukit.graph import Graph, Tensor
 from npukit_aic.files.node_precision import read_node_precision
 
 Note: TypeAlias = Callable[[str], None]
@@ -66,17 +65,6 @@ def _warn_of_ops(by_op: Mapping[str, str], known: set[str], note: Note) -> None:
 def _listed(names: Sequence[str]) -> str:
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(f"'{name}'" for name in names[:_SHOWN]) + more
-
-
-def float_tensors(graph: Graph, floats: Collection[str]) -> dict[str, Encoding]:
-    """The float tensors that only nodes of ``floats``, by name, touch: they get no grid in a quantized build."""
-    found = {}
-    for name, tensor in graph.tensors.items():
-        maker = graph.producers.get(name)
-        nodes: list[Node] = [*graph.consumers.get(name, ()), *([maker] if maker else [])]
-        if tensor.is_float and nodes and all(node.name in floats for node in nodes):
-            found[name] = Encoding("float32", origin="override")
-    return found
 
 
 def in_half_range(graph: Graph, types: Mapping[str, str], note: Note) -> Graph:

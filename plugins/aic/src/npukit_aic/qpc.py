@@ -118,6 +118,6 @@ def _binding(graphs: list[Graph], name: str, index: int, is_input: bool) -> Bind
     shapes = tuple(t.static_shape for t in tensors)
     for tensor, shape in zip(tensors, shapes, strict=True):
         if shape is None:
-            hint = "bind its symbols with onnx_define_symbol"
+            hint = "its shape follows from values: cut the model in front of it, output_node_names names what is left"
             raise ModelError(f"'{name}' has no fixed shape, found {list(tensor.shape or ())}", hint=hint)
     return Binding(name, index, is_input, np.dtype(tensors[0].dtype), tuple(s for s in shapes if s is not None))

@@ -14,11 +14,10 @@ from npukit.calibration import Observer, Profile, observe, open_data
 from npukit.graph import bind
 from npukit.package import Package
 from npukit.quantization import Options, Source
-from npukit_aic.backend import AicBackend
 from npukit_aic.files.io_list import IoList
 from npukit_aic.glow.histogram import BINS
 from npukit_aic.observers import SCHEMA, observer
-from npukit_aic.precision import Note, float_tensors
+from npukit_aic.precision import Note
 from npukit_aic.samples import InputFiles, random_samples
 
 
@@ -59,12 +58,9 @@ def _observer(options: Mapping[str, Any], name: str) -> Observer:
 def quantized_package(
     source: Source, target: Target, options: Mapping[str, Any], types: Mapping[str, str], io: IoList, profile: Profile | None
 ) -> Package:
-    """The package of a prepared ``source``: nodes with ``types`` in float, and those of ops without an int8 form, keep the tensors
-    between them in float. Whether the card takes it is not looked at."""
-    backend = target.backend
-    assert isinstance(backend, AicBackend)  # what the compiler compiles for
-    floats = float_tensors(source.graph, backend.float_nodes(source.graph, types, target.soc))
-    source = attrs.evolve(source, overrides={**floats, **(source.overrides or {}), **io.encodings})
+    """The package of a prepared ``source``, whose nodes compute in ``types`` where they have one. Whether the card takes it is not
+    looked at."""
+    source = attrs.evolve(source, overrides={**(source.overrides or {}), **io.encodings})
     how = Options(
         calibration=calibration(options),
         percentile=float(options.get("percentile_calibration_value") or 100.0),

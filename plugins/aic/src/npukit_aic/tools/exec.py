@@ -153,6 +153,7 @@ def _infer(package: Package, given: Mapping[str, Any], chosen: Mapping[str, Any]
     most, limit = given.get("num_iter", FLAGS["num-iter"].default), given.get("time")
     with cards.claim(chosen["dev_id"], chosen["aic_num_cores"] * chosen["num_activations"]):
         session = Loaded(qpc)
+        session.run(feeds)  # what is only made once is not counted
         while sum(times) < limit if limit else len(times) < most:
             start = time.perf_counter()
             session.run(feeds)

@@ -84,8 +84,9 @@ def parse(argv: Sequence[str], prog: str, note: Callable[[str], None]) -> dict[s
         texts.setdefault(row.flag, []).append(value)
     found = {FLAGS[flag].name: _read(FLAGS[flag], values, note) for flag, values in texts.items()}
     for flag in texts:
-        if FLAGS[flag].action == "V" and found[FLAGS[flag].name] is not False:
-            note(f"-{flag} has no effect here: {FLAGS[flag].help}")
+        row = FLAGS[flag]
+        if row.action == "V" and found[row.name] not in (False, row.default):
+            note(f"-{flag} has no effect here: {row.help}")
     return found
 
 
