@@ -7,7 +7,6 @@ import zipfile
 from types import TracebackType
 from typing import IO
 
-import numpy as np
 from numpy.lib import format as npy
 
 from npukit.graph import Array

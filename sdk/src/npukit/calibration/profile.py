@@ -15,7 +15,7 @@ import numpy as np
 from npukit.backend.ort import OrtModel
 from npukit.calibration.histogram import Histogram
 from npukit.calibration.npz import NpzReader
-from npukit.calibration.observers import OBSERVERS, Observer, Range, Seen, chosen
+from npukit.calibration.observers import OBSERVERS, Observer, Range, Seen, chosen, remembered
 from npukit.errors import DataError, UsageError
 from npukit.events import Event, OnEvent, ignore
 from npukit.graph import Array, Graph, open_atomic
@@ -183,7 +183,7 @@ class Watch:
 def _merged(a: Seen, b: Seen, observers: Mapping[str, Observer]) -> Seen:
     histogram = None if a.histogram is None or b.histogram is None else a.histogram.merge(b.histogram)
     both = a.memory.keys() & b.memory.keys() & observers.keys()
-    memory = {name: observers[name].merge(a.memory[name], b.memory[name]) for name in both}
+    memory = {name: observers[name].merge(*(remembered(observers[name], seen) for seen in (a, b))) for name in both}
     return Seen(min(a.low, b.low), max(a.high, b.high), a.count + b.count, histogram, memory)
 
 
