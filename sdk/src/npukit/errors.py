@@ -103,7 +103,7 @@ def counted(count: int, noun: str) -> str:
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return ``"did you mean 'x'?"`` for the closest known name, else the sorted list of known names (at most 12)."""
-    names = sorted(known)
+    names = sorted(map(str, known))  # keys of a YAML file may be anything
     lower = {n.lower(): n for n in names}
     close = difflib.get_close_matches(name.lower(), list(lower), n=5, cutoff=0.5)
     if close:

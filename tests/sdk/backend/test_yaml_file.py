@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,26 @@ def test_nesting_within_the_limit_is_read(tmp_path: Path) -> None:
     assert read_yaml(path, "configuration")
     path.write_text("- [1]\n" * 1_000, encoding="utf-8")
     assert read_yaml(path, "configuration") == [[1]] * 1_000
+
+
+def test_aliases_of_aliases_are_counted(tmp_path: Path) -> None:
+    """A few lines may stand for more values than anybody could print; one value in many places is fine."""
+    path = tmp_path / "file.yaml"
+    path.write_text("a: &a [1, 2]\nb: [*a, *a, *a]\nc: &c [*c]\n", encoding="utf-8")
+    assert read_yaml(path, "configuration")["b"] == [[1, 2]] * 3
+    lines = [f"{new}: &{new} [{', '.join(['*' + old] * 9)}]" for old, new in itertools.pairwise("abcdefghij")]
+    path.write_text("\n".join(["a: &a [1, 2]", *lines]), encoding="utf-8")
+    with pytest.raises(UsageError, match="its aliases stand for more than"):
+        read_yaml(path, "configuration")
+
+
+def test_a_file_that_is_too_large(tmp_path: Path) -> None:
+    """PyYAML would take minutes for it."""
+    path = tmp_path / "file.yaml"
+    with path.open("wb") as file:
+        file.truncate((16 << 20) + 1)
+    with pytest.raises(UsageError, match="it has 16777217 bytes, at most 16777216 are read"):
+        read_yaml(path, "configuration")
 
 
 @pytest.mark.parametrize(

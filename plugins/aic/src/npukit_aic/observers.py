@@ -11,7 +11,7 @@ import numpy as np
 
 from npukit.calibration import MIN_MAX, Observer, Range, Seen
 from npukit.encoding import Array
-from npukit.errors import UsageError, did_you_mean
+from npukit.errors import DataError, UsageError, did_you_mean
 from npukit_aic.glow import kl
 from npukit_aic.glow.histogram import BINS, Histogram
 from npukit_aic.glow.params import LIMITS, Params, choose, is_symmetric, widened
@@ -136,9 +136,13 @@ def to_memory(histogram: Histogram) -> dict[str, Array]:
 
 
 def from_memory(memory: Mapping[str, Array]) -> Histogram:
-    """The histogram that a profile keeps."""
-    low, high = memory["ends"].tolist()
-    return Histogram(memory["counts"], low, high)
+    """The histogram that a profile keeps. Raises DataError for one that no data gives."""
+    counts, (low, high) = memory["counts"], memory["ends"].tolist()
+    if not -np.inf < low <= high < np.inf or np.any(counts < 0):
+        raise DataError(
+            f"the profile is damaged: a histogram of Glow counts from {low:g} to {high:g}, at least {counts.min()} a bin"
+        )
+    return Histogram(counts, low, high)
 
 
 _METHODS: Mapping[str, tuple[str, str, Method]] = {

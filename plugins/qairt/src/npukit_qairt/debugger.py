@@ -64,8 +64,11 @@ def _verify(first: Path, second: Path, comparators: Sequence[str] | None, folder
 def _index(folder: Path) -> dict[str, Any]:
     try:
         found = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-        return {"files": {n: f["float"] for n, f in found["files"].items()}, "samples": int(found["samples"])}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        files, samples = {name: file["float"] for name, file in found["files"].items()}, found["samples"]
+        if type(samples) is not int or samples < 1 or not all(isinstance(file, str) for file in files.values()):
+            raise ValueError
+        return {"files": files, "samples": samples}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         hint = "framework_runner, inference_engine and qnn-net-run write such folders"
         raise UsageError(f"{folder} holds no results with an {INDEX}", hint=hint) from None
 
@@ -132,7 +135,7 @@ def _grids(path: Path) -> dict[str, tuple[str, Array, Array]]:
                 entries = {entry["name"]: entry for entry in part}
             found |= {n: _grid(e, "bitwidth" if "bitwidth" in e else "bw", "scale", "offset") for n, e in entries.items()}
         return found
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise UsageError(f"{path} is no encodings file: {type(error).__name__}: {' '.join(str(error).split())}") from None
 
 

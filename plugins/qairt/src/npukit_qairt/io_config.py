@@ -98,7 +98,10 @@ def _from_file(path: Path, graph: Graph) -> dict[str, Port]:
     _only(path, "", document, _SECTIONS)
     found = {}
     for section, known in ((_SECTIONS[1], graph.inputs), (_SECTIONS[2], graph.outputs)):
-        for number, entry in enumerate(document.get(section) or []):
+        entries = document.get(section) or []
+        if not isinstance(entries, list):
+            raise UsageError(f"{path}, {section} is {type(entries).__name__}, not a list")
+        for number, entry in enumerate(entries):
             where = f"{section}[{number}]"
             _only(path, where, entry, ("Name", _SOURCE, _DESIRED))
             if entry.get("Name") not in known:

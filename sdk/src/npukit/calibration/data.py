@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -12,6 +11,7 @@ import numpy as np
 
 from npukit.backend import check_feeds
 from npukit.calibration.input_list import read_input_list
+from npukit.calibration.npz import NpzReader
 from npukit.calibration.raw import read_raw
 from npukit.errors import DataError, UsageError, did_you_mean, one_line
 from npukit.graph import Array, Graph, Tensor
@@ -248,26 +248,8 @@ def _load_arrays(path: Path, graph: Graph | None) -> Feeds:
     try:
         if path.suffix == ".npy":
             return {"": np.lib.format.open_memmap(path, mode="r")}
-        _check_sizes(path)
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-            names = [n for n in archive.files if graph is not None and n in graph.inputs] or archive.files
-            return {name: _numbers(archive[name], name) for name in names}
-    except DataError:
-        raise
+        with open(path, "rb") as file, NpzReader(file, path.stat().st_size) as archive:
+            names = [n for n in archive.names if graph is not None and n in graph.inputs] or archive.names
+            return {name: archive[name] for name in names}
     except Exception as error:  # numpy, zipfile and zlib raise many types for damaged files
         raise DataError(f"cannot read '{path}': {one_line(error)}") from None
-
-
-def _numbers(value: Any, name: str) -> Array:
-    if not isinstance(value, np.ndarray):
-        raise ValueError(f"'{name}' is no .npy file")  # numpy hands out the bytes of such a member
-    return value
-
-
-def _check_sizes(path: Path) -> None:
-    """Refuse an archive that would unpack to far more than its size: 200 times is beyond any real data."""
-    limit = max(1 << 30, 200 * path.stat().st_size)
-    with zipfile.ZipFile(path) as archive:
-        total = sum(item.file_size for item in archive.infolist())
-    if total > limit:
-        raise DataError(f"'{path}' would unpack to {total} bytes, more than the {limit} that are plausible")

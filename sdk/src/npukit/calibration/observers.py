@@ -91,16 +91,27 @@ class Observer(abc.ABC):
         """The range for a tensor that will be stored as ``dtype``; npukit cuts it to what was seen."""
 
 
-def chosen(observer: Observer, seen: Seen, dtype: str, percentile: float = 99.99) -> Range:
-    """The range that an observer chooses, within what was seen.
+def remembered(observer: Observer, seen: Seen) -> Mapping[str, Array]:
+    """What an observer keeps of a tensor beside the histogram, in the form that its ``begin`` gives; {} when it keeps nothing.
 
-    Raises DataError when the observer keeps a memory of its own and the profile was made without it.
+    Raises DataError when it keeps something and the profile was made without it, or has it in another form.
     """
-    if observer.memory_name not in seen.memory and observer.begin():
-        hint = "make the profile again with the plugin of this method"
-        raise DataError(
-            f"the profile was made without calibration method '{observer.name}', which keeps more than a histogram", hint=hint
-        )
+    form = observer.begin()
+    found = seen.memory.get(observer.memory_name, {})
+    if not form:
+        return {}
+    hint = "make the profile again with the plugin of this method"
+    if not found:
+        message = f"the profile was made without calibration method '{observer.name}', which keeps more than a histogram"
+        raise DataError(message, hint=hint)
+    if {n: (v.shape, v.dtype) for n, v in found.items()} != {n: (v.shape, v.dtype) for n, v in form.items()}:
+        raise DataError(f"the profile is damaged: what method '{observer.name}' keeps there has another form", hint=hint)
+    return found
+
+
+def chosen(observer: Observer, seen: Seen, dtype: str, percentile: float = 99.99) -> Range:
+    """The range that an observer chooses, within what was seen. Raises DataError, see ``remembered``."""
+    remembered(observer, seen)
     full = seen.full
     if full.low == full.high == 0.0:
         return full

@@ -14,7 +14,8 @@ import numpy as np
 
 from npukit.backend.ort import OrtModel
 from npukit.calibration.histogram import Histogram
-from npukit.calibration.observers import OBSERVERS, Observer, Range, Seen, chosen
+from npukit.calibration.npz import NpzReader
+from npukit.calibration.observers import OBSERVERS, Observer, Range, Seen, chosen, remembered
 from npukit.errors import DataError, UsageError
 from npukit.events import Event, OnEvent, ignore
 from npukit.graph import Array, Graph, open_atomic
@@ -83,7 +84,7 @@ class Profile:
         except OSError as error:
             raise UsageError(f"cannot read profile {path}: {error.strerror}") from None
         try:
-            with np.load(io.BytesIO(content), allow_pickle=False) as archive:
+            with NpzReader(io.BytesIO(content), len(content)) as archive:
                 return _read(archive)
         except Exception as error:  # numpy and zipfile raise many types for damaged files
             reason = " ".join(str(error).split())[:120] or type(error).__name__
@@ -95,8 +96,8 @@ def is_profile(source: Any) -> bool:
     if not isinstance(source, str | os.PathLike) or not Path(source).is_file():
         return False
     try:
-        with np.load(source, allow_pickle=False) as archive:
-            return _HEADER in archive.files and "npukit_profile" in json.loads(bytes(archive[_HEADER]))
+        with open(source, "rb") as file, NpzReader(file, Path(source).stat().st_size) as archive:
+            return _HEADER in archive.names and "npukit_profile" in json.loads(bytes(archive[_HEADER]))
     except Exception:  # not an .npz at all, or a damaged one: whoever reads it as data says so
         return False
 
@@ -182,7 +183,7 @@ class Watch:
 def _merged(a: Seen, b: Seen, observers: Mapping[str, Observer]) -> Seen:
     histogram = None if a.histogram is None or b.histogram is None else a.histogram.merge(b.histogram)
     both = a.memory.keys() & b.memory.keys() & observers.keys()
-    memory = {name: observers[name].merge(a.memory[name], b.memory[name]) for name in both}
+    memory = {name: observers[name].merge(*(remembered(observers[name], seen) for seen in (a, b))) for name in both}
     return Seen(min(a.low, b.low), max(a.high, b.high), a.count + b.count, histogram, memory)
 
 
@@ -196,12 +197,12 @@ def _arrays(seen: Seen) -> dict[str, Array]:
     return found | {f"memory/{name}/{key}": value for name, memory in seen.memory.items() for key, value in memory.items()}
 
 
-def _read(archive: Any) -> Profile:
+def _read(archive: NpzReader) -> Profile:
     header = json.loads(bytes(archive[_HEADER]))
     if header.get("npukit_profile") != _VERSION:
         raise ValueError(f"version {str(header.get('npukit_profile'))[:20]} is not known")
     parts: dict[str, dict[str, Array]] = {}
-    for key in archive.files:
+    for key in archive.names:
         index, _, rest = key.partition("/")
         parts.setdefault(index, {})[rest] = archive[key] if rest else np.zeros(0)
     rows = zip(header["tensors"], header["rows"], strict=True)

@@ -61,6 +61,8 @@ def read_io_list(path: Path, graph: Graph) -> IoList:
 
 
 def _dtype(precision: Any, where: str) -> str:
+    if not isinstance(precision, str):
+        raise UsageError(f"{where}: Precision is {kind(precision)}, not one of {', '.join(_DTYPES)}")
     if precision in _LATER:
         raise UsageError(f"{where}: Precision {precision} is not emulated", hint=_LATER[precision])
     if precision not in _DTYPES:

@@ -201,5 +201,5 @@ def _bytes(binding: Binding, index: int) -> int:
 def _size(path: Path) -> int:
     try:
         return path.stat().st_size
-    except OSError as error:
-        raise DataError(f"cannot read '{path}': {error.strerror}") from None
+    except (OSError, ValueError) as error:  # ValueError: no file has such a name
+        raise DataError(f"cannot read '{path}': {getattr(error, 'strerror', None) or error}") from None

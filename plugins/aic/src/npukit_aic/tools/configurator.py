@@ -132,7 +132,10 @@ def _task(model: Path, config: Path | None) -> _Task:
     objective = document.get("objective", OBJECTIVES[0])
     if objective not in OBJECTIVES:
         raise UsageError(f"config '{config}': objective is {objective!r}", hint=f"one of {' and '.join(OBJECTIVES)}")
-    given = options.given_values(document.get("options") or {}, where=f"config '{config}'", strict=True)
+    chosen = document.get("options") or {}
+    if not isinstance(chosen, dict):
+        raise UsageError(f"config '{config}': options is {chosen!r}, not an object of options and values")
+    given = options.given_values(chosen, where=f"config '{config}'", strict=True)
     graph = load(model)
     first = (graph.tensor(graph.inputs[0]).shape or ())[:1] if graph.inputs else ()
     symbol = next((d for d in first if isinstance(d, str) and d not in given.get("onnx_define_symbol", {})), None)

@@ -12,7 +12,7 @@ from typing import Any
 
 from npukit import report
 from npukit.commands import check_writable
-from npukit.errors import DataError, UsageError
+from npukit.errors import DataError, UsageError, one_line
 from npukit.graph import write_atomic
 from npukit_aic.qpc import read_qpc
 from npukit_aic.speed import estimate_package
@@ -38,13 +38,12 @@ def _run(words: Sequence[str]) -> int:
     if args.input_dir is not None:
         found = _read(Path(args.input_dir))
     elif args.qpc is not None:
-        qpc = read_qpc(args.qpc)
+        qpc, name = read_qpc(args.qpc), "activation 0"
         settings = {**qpc.options, "num_activations": args.num_activations or qpc.options["num_activations"]}
-        found = {"activation 0": stats(estimate_package(qpc.package, settings))}
+        found = {name: _text(name, stats(estimate_package(qpc.package, settings)))}
     else:
         raise UsageError("there is nothing to read", hint="--qpc DIR, or --input-dir DIR of qaic-runner")
-    for name, data in found.items():
-        text = _text(name, data)
+    for name, text in found.items():
         if args.output_dir is None:
             print(text)
         else:
@@ -53,16 +52,18 @@ def _run(words: Sequence[str]) -> int:
     return 0
 
 
-def _read(folder: Path) -> dict[str, Mapping[str, Any]]:
+def _read(folder: Path) -> dict[str, str]:
+    """The tables of the files in a folder, by the name of the file."""
     files = sorted(folder.glob(f"*{STATS}"))
     if not files:
         raise DataError(f"'{folder}' has no *{STATS}", hint="qaic-runner --aic-profiling-type stats writes them")
     found = {}
     for file in files:
+        name = file.name.removesuffix(STATS)
         try:
-            found[file.name.removesuffix(STATS)] = json.loads(file.read_bytes())
-        except ValueError as error:
-            raise DataError(f"'{file}' is no JSON: {error}") from None
+            found[name] = _text(name, json.loads(file.read_bytes()))
+        except (ValueError, LookupError, TypeError, ArithmeticError, RecursionError) as error:
+            raise DataError(f"'{file}' holds no statistics of qaic-runner: {one_line(error)}") from None
     return found
 
 

@@ -150,7 +150,7 @@ def parse_candidates(value: Any, path: str) -> tuple[Candidate, ...] | None:
 
 def _type(value: Any, path: str, sign: str) -> str:
     known = {(b, "int"): f"{sign}int{b}" for b in (2, 3, 4, 8, 16)} | {(16, "float"): "float16", (32, "float"): "float32"}
-    key = tuple(value) if isinstance(value, (list, tuple)) else ()
-    if key not in known:
+    found = next((text for key, text in known.items() if isinstance(value, (list, tuple)) and key == tuple(value)), None)
+    if found is None:
         raise UsageError(f"{path} is {value!r}, no type", hint="[4, int], [8, int], [16, int], [16, float] ...")
-    return known[key]
+    return found

@@ -47,17 +47,18 @@ class Memory:
     def __init__(self, path: Path | None, key: str) -> None:
         self._path, self._key = path, key
         self._known: dict[str, float] = {}
-        if path is not None and path.is_file():
-            for line in path.read_text(encoding="utf-8").splitlines():
-                self._learn(line)
+        kept = path.read_bytes() if path is not None and path.is_file() else b""
+        for line in kept.splitlines():
+            self._learn(line)
+        self._gap = "" if kept.endswith(b"\n") or not kept else "\n"  # ends a line that was cut short
 
-    def _learn(self, line: str) -> None:
+    def _learn(self, line: bytes) -> None:
         try:
             row = json.loads(line)
             if row["key"] == self._key:
                 self._known[str(row["what"])] = float(row["score"])
-        except (ValueError, KeyError, TypeError):
-            pass  # the last line of an interrupted run may be cut short: it is computed again
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+            pass  # the last line of a run that was killed may be cut short: it is computed again
 
     def get(self, what: str) -> float | None:
         """The score of ``what``, None when it is not known."""
@@ -68,7 +69,8 @@ class Memory:
         self._known[what] = score
         if self._path is not None:
             with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"key": self._key, "what": what, "score": score}) + "\n")
+                file.write(self._gap + json.dumps({"key": self._key, "what": what, "score": score}) + "\n")
+            self._gap = ""
         return score
 
 

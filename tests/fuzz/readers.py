@@ -1,0 +1,293 @@
+"""The readers: each is called as its users call it, and what it returns is used."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import shutil
+import warnings
+from argparse import Namespace
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import attrs
+import numpy as np
+
+from npukit.backend import load_socs
+from npukit.calibration import Profile, all_observers, open_data, read_input_list
+from npukit.cli.main import main as npukit
+from npukit.encoding import fake_quantize
+from npukit.encoding.formats import read_encodings
+from npukit.errors import UsageError
+from npukit.graph import Graph
+from npukit.package import describe, read_package
+from npukit.plugins import Registry
+from npukit.quantization import read_source
+from npukit.quantization.optimize import choose
+from npukit_aic.crt.describe import IoDesc
+from npukit_aic.crt.slices import SlicingSpec
+from npukit_aic.files.io_list import read_io_list
+from npukit_aic.files.mdp import read_partitions
+from npukit_aic.files.node_precision import read_node_precision
+from npukit_aic.files.specializations import read_specializations
+from npukit_aic.options import read as read_options
+from npukit_aic.qpc import Qpc, read_qpc
+from npukit_aic.samples import InputFiles
+from npukit_aic.tools import batch, configurator, opstats
+from npukit_aic.tools import exec as compiler
+from npukit_aic.tools.profiling import STATS
+from npukit_aimet.amp.search import Memory
+from npukit_qairt.algorithms import chosen_algorithms
+from npukit_qairt.io_config import read_ports
+from npukit_qairt.main import main as qairt
+
+from .models import network
+
+COMMON = "common"
+_NOTHING = ("source_model_input_layout", "desired_input_layout", "source_model_output_layout", "desired_output_layout")
+
+
+@attrs.frozen
+class Reader:
+    """``read`` gets a damaged file of the corpus in folder ``corpus``; beside it are the undamaged ones of ``common``.
+
+    ``corpus`` is the folder of its files when it is not called ``name``; ``weight`` is how often it has its turn.
+    """
+
+    name: str
+    read: Callable[[Path], Any]
+    corpus: str = ""
+    weight: int = 10
+
+    @property
+    def folder(self) -> str:
+        return self.corpus or self.name
+
+
+class BrokenPromiseError(Exception):
+    """A command that ended in a way that it never should."""
+
+
+@cache
+def _graph() -> Graph:
+    return network()
+
+
+@cache
+def _registry() -> Registry:
+    return Registry.load()
+
+
+def _onnx(path: Path) -> None:
+    read_source(path, registry=_registry())
+
+
+def _package(path: Path) -> None:
+    package = read_package(path)
+    for name, encoding in package.encodings.items():
+        values = package.graph.tensor(name).data
+        if values is not None and encoding.axis is not None:
+            fake_quantize(values, encoding)
+    describe(package.graph, package.encodings)
+    read_source(path, registry=_registry())
+
+
+def _overrides(path: Path) -> None:
+    graph = _graph()
+    for name, encoding in read_encodings(path, graph, lenient=True).encodings.items():
+        values = graph.tensor(name).data
+        fake_quantize(np.zeros((1, 2, 6, 6), np.float32) if values is None else values, encoding)
+
+
+def _profile(path: Path) -> None:
+    profile = Profile.load(path)
+    for name in list(profile.tensors)[:2]:
+        for observer in all_observers(_registry().observers()):
+            found = profile.range(name, observer, "uint8")
+            assert not found.low > found.high
+    profile.merge(profile)
+
+
+def _data(path: Path) -> None:
+    for feeds in open_data(path, _graph(), limit=3):
+        assert feeds["x"].shape == (1, 2, 6, 6)
+
+
+def _folder_of_data(path: Path) -> None:
+    folder = path.parent / "samples"
+    folder.mkdir(exist_ok=True)
+    shutil.copy(path, folder / path.name)
+    _data(folder)
+
+
+def _input_list(path: Path) -> None:
+    list(read_input_list(path, _graph()))
+
+
+def _configured(path: Path) -> None:
+    choose("adaround,amp", _registry(), config=path)
+
+
+def _algorithms(path: Path) -> None:
+    args = {"use_aimet_quantizer": True, "apply_algorithms": (), "config": str(path), "input_list": "list.txt"}
+    chosen_algorithms(Namespace(**args))
+
+
+def _io_config(path: Path) -> None:
+    flags: dict[str, Any] = dict.fromkeys((*_NOTHING, "source_model_input_datatype", "desired_input_color_encoding"), ())
+    read_ports(Namespace(config=str(path), **flags), _graph())
+
+
+def _memory(path: Path) -> None:
+    memory = Memory(path, "key")
+    memory.put("a", 1.0)
+    assert Memory(path, "key").get("a") == 1.0
+
+
+def _compiler_options(path: Path) -> None:
+    read_options({"options_path": str(path)})
+
+
+@cache
+def _qpc(folder: Path) -> Qpc:
+    return read_qpc(folder / "model.qpc")
+
+
+def _batch(path: Path) -> None:
+    batch.from_json(path, _qpc(path.parent), join=False)
+
+
+def _batch_list(path: Path) -> None:
+    batch.from_list(path, _qpc(path.parent), join=True)
+
+
+def _io_desc(path: Path) -> None:
+    try:
+        IoDesc().ParseFromString(path.read_bytes())
+    except ValueError as error:  # that of protobuf, which it stands for
+        raise UsageError(str(error)) from None
+
+
+# ---------------------------------------------------------------------------------------------------------------- commands
+
+
+def _command(*words: str, out: str = "", run: Callable[[list[str]], int] = npukit) -> Callable[[Path], None]:
+    """A command with the damaged file for "@": it ends with 0, or with 1 or 2 and no file more than there was before."""
+
+    def read(path: Path) -> None:
+        before = set(path.parent.rglob("*"))
+        printed, said = io.StringIO(), io.StringIO()
+        with contextlib.chdir(path.parent), contextlib.redirect_stdout(printed), contextlib.redirect_stderr(said):
+            code = run([word.replace("@", str(path)) for word in words])
+        new = set(path.parent.rglob("*")) - before
+        text = said.getvalue()
+        if code not in (0, 1, 2) or "Traceback" in text:
+            raise BrokenPromiseError(f"exit code {code}: {text[-600:]}")
+        if code and new:
+            raise BrokenPromiseError(f"exit code {code}, but it left {sorted(p.name for p in new)}")
+        if code == 0 and out and not (path.parent / out).exists():
+            raise BrokenPromiseError(f"exit code 0 without {out}")
+        for left in sorted(new, reverse=True):
+            left.rmdir() if left.is_dir() else left.unlink()
+        if code:
+            raise UsageError(text)
+
+    return read
+
+
+def _in_folder(name: str, command: Callable[[Path], None]) -> Callable[[Path], None]:
+    """A command that is given the folder "given", where the damaged file is called ``name``."""
+
+    def read(path: Path) -> None:
+        given = path.parent / "given"
+        shutil.copy(path, given / name)
+        command(given)
+
+    return read
+
+
+def _tool(name: str) -> Callable[[list[str]], int]:
+    return lambda words: qairt(name, words)
+
+
+_OVERRIDE = ("--no-strict", "--overrides", "@")
+_QUANTIZE = ("quantize", "model.onnx", "--backend", "htp", "-o", "out.dlc")
+_TO_CPU = ("--backend", "cpu", "-o", "out.dlc")
+_CONVERT = ("--input_network", "model.onnx", "--output_path", "out.dlc")
+_EXEC = ("-m=model.onnx", "-aic-binary-dir=out", "-compile-only")
+_COMPARE = ("compare_encodings", "--encoding_path1", "@", "--encoding_path2", "encodings.json", "--working_directory", "out")
+_VERIFY = ("verification", "--inference_tensor", "given", "--reference_tensor", "results", "--working_directory", "out")
+_DATA = ("--data", "data.npz")
+
+READERS: tuple[Reader, ...] = (
+    Reader("onnx", _onnx, weight=12),
+    Reader("external", _onnx, weight=4),
+    Reader("dlc", _package),
+    Reader("encodings", _overrides, weight=14),
+    Reader("profile", _profile, weight=3),
+    Reader("data", _data, weight=14),
+    Reader("raw", _folder_of_data, weight=2),
+    Reader("input_list", _input_list),
+    Reader("soc", load_socs),
+    Reader("config", _configured),
+    Reader("algorithms", _algorithms, corpus="config", weight=3),
+    Reader("io_config", _io_config),
+    Reader("amp_memory", _memory, weight=3),
+    Reader("aic_options", _compiler_options),
+    Reader("aic_input_list", lambda path: list(InputFiles(path, _graph())), weight=5),
+    Reader("io_list", lambda path: read_io_list(path, _graph())),
+    Reader("node_precision", read_node_precision),
+    Reader("specializations", read_specializations),
+    Reader("partitions", lambda path: read_partitions(path, _graph(), devices=range(8), cores=16)),
+    Reader("qpc", read_qpc, weight=5),
+    Reader("batch", _batch, weight=5),
+    Reader("batch_list", _batch_list, weight=3),
+    Reader("slicing", lambda path: SlicingSpec(path.read_text(encoding="utf-8", errors="replace")), weight=3),
+    Reader("io_desc", _io_desc, weight=3),
+    Reader("configurator", lambda path: configurator._task(path.parent / "model.onnx", path), weight=5),
+)
+COMMANDS: tuple[Reader, ...] = (
+    Reader("info .onnx", _command("info", "@"), corpus="onnx", weight=3),
+    Reader("info .dlc", _command("info", "@", "--json"), corpus="dlc", weight=3),
+    Reader("check .onnx", _command("check", "@", "--backend", "htp"), corpus="onnx", weight=3),
+    Reader("check .dlc", _command("check", "@"), corpus="dlc", weight=3),
+    Reader("diff", _command("diff", "@", "model.dlc"), corpus="dlc"),
+    Reader("export", _command("export", "@", "--format", "onnx-qdq", "-o", "out.onnx", out="out.onnx"), corpus="dlc", weight=2),
+    Reader("run", _command("run", "@", *_DATA, "-o", "out", out="out"), corpus="dlc", weight=2),
+    Reader("convert .onnx", _command("convert", "@", "-o", "out.dlc", out="out.dlc"), corpus="onnx"),
+    Reader("quantize .onnx", _command("quantize", "@", *_TO_CPU, *_DATA, out="out.dlc"), corpus="external"),
+    Reader("quantize --data", _command(*_QUANTIZE, "--data", "@", out="out.dlc"), corpus="data"),
+    Reader("quantize --overrides", _command(*_QUANTIZE, *_DATA, *_OVERRIDE, out="out.dlc"), corpus="encodings"),
+    Reader("quantize --profile", _command(*_QUANTIZE, "--data", "@", out="out.dlc"), corpus="profile"),
+    Reader("check --soc-file", _command("check", "model.onnx", "--backend", "htp:N1", "--soc-file", "@"), corpus="soc"),
+    Reader("qairt-converter", _command(*_CONVERT, "--config", "@", run=_tool("qairt-converter")), corpus="io_config"),
+    Reader(
+        "qairt-converter overrides",
+        _command(*_CONVERT, "--quantization_overrides", "@", run=_tool("qairt-converter")),
+        corpus="encodings",
+    ),
+    Reader("compare_encodings", _command(*_COMPARE, run=_tool("qairt-accuracy-debugger")), corpus="encodings", weight=3),
+    Reader("verification", _in_folder("index.json", _command(*_VERIFY, run=_tool("qairt-accuracy-debugger"))), corpus="results"),
+    Reader("qaic-opstats", _in_folder(f"program{STATS}", _command("--input-dir", "given", run=opstats.main)), corpus="opstats"),
+    Reader("qaic-exec lists", _command(*_EXEC, "-custom-IO-list-file=@", out="out", run=compiler.main), corpus="io_list"),
+    Reader("qaic-exec profile", _command(*_EXEC, "-load-profile=@", out="out", run=compiler.main), corpus="profile"),
+    Reader(
+        "quantize --config", _command(*_QUANTIZE, *_DATA, "--optimize", "adaround", "--config", "@", out="out.dlc"), corpus="config"
+    ),
+    Reader("qairt-dlc-info", _command("--input_dlc", "@", run=_tool("qairt-dlc-info")), corpus="dlc"),
+)
+
+
+def schedule(readers: Sequence[Reader] = READERS, commands: Sequence[Reader] = COMMANDS, share: float = 0.01) -> list[float]:
+    """How often each of ``(*readers, *commands)`` has its turn; commands together ``share`` of all."""
+    total, rest = sum(r.weight for r in readers), sum(r.weight for r in commands)
+    return [r.weight / total * (1 - share) for r in readers] + [r.weight / rest * share for r in commands]
+
+
+def quiet() -> None:
+    """No warnings, no notes of ONNX Runtime, no more threads than one."""
+    warnings.simplefilter("ignore")
+    os.environ["OMP_NUM_THREADS"] = "1"
