@@ -67,7 +67,7 @@ NO_ROOM = {"vtcm_working_set_limit_ratio": 0.01}
 FILES = {
     "list.txt": "x.raw\nother.raw\n",
     "nodes.yaml": "FP16NodeInstanceNames: [c]\n",
-    "encodings.json": '{"activation_encodings": {"r": [{"bitwidth": 8, "min": 0.0, "max": 1.0}]}, "param_encodings": {}}',
+    "encodings.json": '{"activation_encodings": {"r": [{"bitwidth": 8, "min": 0.0, "max": 40.0}]}, "param_encodings": {}}',
 }
 
 
@@ -91,7 +91,7 @@ def files(make: Make, tmp_path: Path) -> None:
         ("input_list_file", None, QUANTIZED),
         ("use_random_input_data", "uniform", {"convert_to_quantize": True}),
         ("load_profile", "profile.yaml", {}),
-        ("external_quantization_file", "encodings.json", {}),
+        ("external_quantization_file", "encodings.json", RANDOM_INT8),
         ("execute_nodes_in_fp16", ["Conv"], QUANTIZED),
         ("keep_original_precision_for_nodes", ["Conv"], QUANTIZED),
         ("node_precision_info_file", "nodes.yaml", QUANTIZED),

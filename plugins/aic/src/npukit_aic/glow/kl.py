@@ -125,9 +125,9 @@ def _divergences(counts: Array, starts: Array, ends: Array) -> Array:
 def _positive(values: Array, inside: Array) -> Array:
     """Distributions without zeros: these get a little, evenly taken from the others; rows where that cannot be are NaN."""
     filled = values > 0
-    holes = np.count_nonzero(inside & ~filled, axis=1, keepdims=True)
-    taken = _LITTLE * holes / np.maximum(np.count_nonzero(filled, axis=1, keepdims=True), 1)
+    holes, others = (np.count_nonzero(one, axis=1, keepdims=True) for one in (inside & ~filled, filled))
+    taken = _LITTLE * holes / np.maximum(others, 1)
     found = np.where(filled, values - taken, _LITTLE)
     sums = np.sum(found, axis=1, keepdims=True, where=inside)
-    bad = (taken >= 1) | np.any(found <= 0, axis=1, keepdims=True)
+    bad = (others == 0) | (taken >= 1) | np.any(found <= 0, axis=1, keepdims=True)
     return np.where(bad, np.nan, found / sums)
