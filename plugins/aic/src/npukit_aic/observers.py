@@ -18,6 +18,7 @@ from npukit_aic.glow.params import LIMITS, Params, choose, is_symmetric, widened
 
 SCHEMA = "symmetric_with_uint8"
 """The compiler's default schema of activations."""
+_AT_ONCE = 32  # ranges whose temporaries stay in the second-level cache
 
 Method = Callable[[Histogram, str, str, float], tuple[float, float]]
 """(histogram, schema, signed type, percentile) -> range."""
@@ -49,11 +50,12 @@ def percentile_range(histogram: Histogram, schema: str, dtype: str, percentile: 
 def least_error_range(histogram: Histogram, schema: str, dtype: str, percentile: float = 100) -> tuple[float, float]:
     """The range with the least squared error of quantization and saturation, the values of a bin lying evenly in it.
 
-    Both ends shrink in ``bins`` equal steps, then, where the grid need not be symmetric, each end alone. As the power of the signal
-    is the same for all of them, this is the range with the best SQNR as well.
+    Both ends shrink in as many equal steps as there are bins, at most 512, then, where the grid need not be symmetric, each end
+    alone. As the power of the signal is the same for all of them, this is the range with the best SQNR as well.
     """
     full_low, full_high = min(histogram.low, 0.0), max(histogram.high, 0.0)
-    shares = 1 - np.arange(histogram.counts.size) / histogram.counts.size
+    steps = min(histogram.counts.size, BINS)
+    shares = 1 - np.arange(steps) / steps
 
     def best(lows: Array, highs: Array) -> tuple[float, float]:
         lows, highs = np.broadcast_arrays(lows, highs)
@@ -74,12 +76,16 @@ def _squared_errors(histogram: Histogram, params: Params, dtype: str) -> Array:
     The integral over a bin, not the error of its middle: steps that are a multiple of the bins would seem to have none. In codes t
     the integral of (t - q)^2, with q the code that t gets, is q / 12 + (t - q)^3 / 3, within the grid and beyond it.
     """
-    scale = params.scale[:, None].astype(np.float64)
-    t = histogram.edges / scale + params.offset[:, None]
-    codes = np.clip(np.rint(t), *LIMITS[dtype])
-    off = t - codes
-    integral = codes / 12 + off * off * off / 3
-    return np.asarray(scale[:, 0] ** 3 / histogram.width * (np.diff(integral, axis=1) @ histogram.counts))
+    found = []
+    for start in range(0, params.scale.size, _AT_ONCE):
+        part = slice(start, start + _AT_ONCE)
+        scale = params.scale[part, None].astype(np.float64)
+        t = histogram.edges / scale + params.offset[part, None]
+        codes = np.clip(np.rint(t), *LIMITS[dtype])
+        off = t - codes
+        integral = codes / 12 + off * off * off / 3
+        found.append(scale[:, 0] ** 3 / histogram.width * (np.diff(integral, axis=1) @ histogram.counts))
+    return np.concatenate(found)
 
 
 def _over_grid(histogram: Histogram, schema: str, dtype: str) -> Histogram:
