@@ -163,6 +163,13 @@ def test_a_fused_node_takes_the_type_of_its_parts(tmp_path: Path) -> None:
         assert not notes
 
 
+def test_shapes_that_follow_from_values_are_refused(tmp_path: Path) -> None:
+    nodes = [Node("Reshape", "form", ("x", "shape"), ("y",))]
+    save(make_graph(nodes, {"x": ("float32", (4,)), "shape": ("int64", (2,))}, ["y"], {}), tmp_path / "m.onnx")
+    with pytest.raises(ModelError, match=r"'y' has no fixed shape.*output_node_names"):
+        compiled(tmp_path / "m.onnx")
+
+
 def test_ends_are_handed_over_as_the_list_says(image_model: Path) -> None:
     """int8 with its grid and channels last, float16; the names and everything inside stay."""
     path = image_model.parent / "io.yaml"

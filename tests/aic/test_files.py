@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from npukit.backend import Edge
 from npukit.errors import UsageError
@@ -128,6 +130,8 @@ def test_specializations_in_both_forms(write: Callable[[str], Path]) -> None:
     assert read_specializations(write(json.dumps({"specializations": rows}))) == expected
     named = {"prefill": rows[0], "decode": rows[1], "again": rows[1]}
     assert read_specializations(write(json.dumps({"specializations": named}))) == expected
+    listed = [{"name": name, "symbols": row} for name, row in named.items()]
+    assert read_specializations(write(json.dumps({"specializations": listed}))) == expected
 
 
 @pytest.mark.parametrize(
@@ -136,6 +140,7 @@ def test_specializations_in_both_forms(write: Callable[[str], Path]) -> None:
         ({"specialization": []}, "'specialization' is not known (did you mean 'specializations'?)"),
         ({"specializations": []}, "'specializations' is empty"),
         ({"specializations": [{"a": "x"}]}, "specializations[0]: 'a' is a whole number above 0, found 'x'"),
+        ({"specializations": [{"a": "9" * 5000}]}, "'a' is a whole number above 0, found '999"),
         ({"specializations": [{"a": 0}]}, "'a' is a whole number above 0, found 0"),
         ({"specializations": {"one": {"a": True}}}, "specializations['one']: 'a' is a whole number above 0"),
         ({"specializations": [{"a": 1}, {"b": 2}]}, "specializations[0]: 'b' is missing, which others have"),
@@ -187,3 +192,54 @@ def test_partitions_say_what_is_wrong(graph: Graph, write: Callable[[str], Path]
     with pytest.raises(UsageError) as caught:
         read_partitions(write(json.dumps(content)), graph, devices=(0, 1), cores=14)
     assert message in str(caught.value)
+
+
+_WORDS = st.sampled_from(["image", "y", "ids", "first", "int8", "float16", "NHWC", "p2p", "1", ""]) | st.text(max_size=3)
+_LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | _WORDS
+_JUNK = st.recursive(_LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_WORDS, inner, max_size=3), max_leaves=6)
+
+
+def _some(**fields: Any) -> Any:
+    """A mapping whose values are right, or junk."""
+    return st.fixed_dictionaries({}, optional={name: value | _JUNK for name, value in fields.items()})
+
+
+_END = _some(IOName=_WORDS, Precision=_WORDS, Layout=_WORDS, Scale=st.floats(), Offset=st.integers(-200, 200))
+_NODES = _some(FP16NodeInstanceNames=st.lists(_WORDS), FP32NodeInstanceNames=st.lists(_WORDS), enableFP32Bias=st.booleans())
+_SIZES = st.dictionaries(_WORDS, st.integers() | _WORDS, max_size=3)
+_DEVICE = _some(deviceId=st.integers(-1, 2), numCores=st.integers(0, 20))
+_PART = _some(name=_WORDS, devices=st.lists(_DEVICE, max_size=2), nodeList=st.lists(_WORDS, max_size=3))
+_LINK = _some(type=_WORDS, devices=st.lists(st.integers(0, 2), max_size=2))
+_FILES = (
+    st.lists(_END, max_size=3)
+    | _NODES
+    | _some(
+        specializations=st.lists(_SIZES | _some(name=_WORDS, symbols=_SIZES), max_size=3)
+        | st.dictionaries(_WORDS, _SIZES, max_size=3)
+    )
+    | _some(partitions=st.lists(_PART, max_size=2), connections=st.lists(_LINK, max_size=2))
+    | _JUNK
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(_FILES)
+def test_whatever_a_file_says_there_is_one_line(graph: Graph, write: Callable[[str], Path], content: Any) -> None:
+    path = write(json.dumps(content))
+    readers: list[Callable[[], Any]] = [
+        lambda: read_io_list(path, graph),
+        lambda: read_node_precision(path),
+        lambda: read_specializations(path),
+        lambda: read_partitions(path, graph, devices=(0, 1), cores=14),
+    ]
+    for read in readers:
+        said = _said(read)
+        assert not said or (str(path) in said and "\n" not in said)
+
+
+def _said(read: Callable[[], Any]) -> str:
+    try:
+        read()
+    except UsageError as error:
+        return str(error)
+    return ""

@@ -1,6 +1,7 @@
 """The specializations file (JSON): the sizes of a model's symbols that it is compiled for.
 
-Two forms: a list of objects, symbol to size, and a newer one in which every specialization has a name. Sizes are text or numbers.
+Two forms: a list of objects, symbol to size, and a newer one in which every specialization has a name: the key of its object, or
+"name" beside "symbols" in an entry of the list. Sizes are text or numbers.
 The list form is that of https://github.com/quic/efficient-transformers.
 """
 
@@ -15,6 +16,7 @@ from npukit_aic.files.entries import kind, mapping, read_json
 
 WHAT = "specializations"
 _KEY = "specializations"
+_LONGEST = 12  # digits of a size
 _FORMS = '{"specializations": [{"SYMBOL": "SIZE", ...}, ...]}, or an object of such objects by name in place of the list'
 
 
@@ -36,6 +38,8 @@ def read_specializations(path: Path) -> tuple[Mapping[str, int], ...]:
 
 
 def _sizes(value: Any, where: str) -> dict[str, int]:
+    if isinstance(value, Mapping) and set(value) == {"name", "symbols"}:
+        value = value["symbols"]
     if not isinstance(value, Mapping) or not value:
         raise UsageError(f"{where} is {kind(value) if value else 'empty'}", hint=_FORMS)
     return {symbol: _size(size, f"{where}: '{symbol}'") for symbol, size in value.items()}
@@ -43,6 +47,7 @@ def _sizes(value: Any, where: str) -> dict[str, int]:
 
 def _size(value: Any, where: str) -> int:
     text = str(value).strip()
-    if isinstance(value, bool) or not isinstance(value, str | int) or not text.isdecimal() or int(text) < 1:
-        raise UsageError(f"{where} is a whole number above 0, found {kind(value) if not isinstance(value, str) else repr(value)}")
+    whole = isinstance(value, str | int) and not isinstance(value, bool) and text.isdecimal() and len(text) <= _LONGEST
+    if not whole or int(text) < 1:
+        raise UsageError(f"{where} is a whole number above 0, found {repr(value)[:40] if isinstance(value, str) else kind(value)}")
     return int(text)
