@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from npukit.errors import DataError
@@ -74,6 +74,7 @@ def test_a_stream_within_the_first_batch_may_be_cut_anywhere(first: list[float],
 
 
 @given(VALUES, VALUES)
+@example([1.0], [0.0, 1.1754943508222875e-38])
 def test_merging_is_symmetric_and_complete(first: list[float], second: list[float]) -> None:
     a, b = counted(first), counted(second)
     found, other = a.merge(b), b.merge(a)

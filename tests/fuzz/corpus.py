@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import yaml
+from npukit_aic.tools.modelled import modelled
 
 import npukit as nk
 from npukit.calibration import Profile
@@ -21,7 +22,6 @@ from npukit_aic.crt.describe import described
 from npukit_aic.files.io_list import write_io_template
 from npukit_aic.files.mdp import write_partition_template
 from npukit_aic.qpc import read_qpc, write_qpc
-from npukit_aic.tools.modelled import modelled
 from npukit_aic.tools.profiling import STATS, stats
 from npukit_qairt.main import main as qairt
 

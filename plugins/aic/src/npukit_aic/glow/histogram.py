@@ -73,7 +73,7 @@ class Histogram:
         first, second = _bins(starts, found), _bins(starts + found.width, found)
         if self.width:
             overlap = (low + found.width * (first + 1) - starts) / self.width
-            kept = np.minimum(np.floor(self.counts * overlap + 0.5).astype(np.int64), self.counts)
+            kept = np.minimum(np.floor(self.counts * overlap + 0.5), self.counts).astype(np.int64)
         else:
             kept = self.counts
         np.add.at(found.counts, first, kept)
