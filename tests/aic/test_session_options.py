@@ -14,6 +14,7 @@ import qaic
 
 from npukit.errors import DataError, UsageError
 from npukit.graph import Node, make_graph, save
+from npukit_aic import speed
 from npukit_aic.options import ROWS, OptionError
 from npukit_aic.qpc import read_qpc
 
@@ -225,6 +226,9 @@ def test_mdp_load_partition_config(make: Make, tmp_path: Path) -> None:
     (tmp_path / "mdp.json").write_text('{"partitions": [{"name": "p0", "devices": [{"deviceId": 77, "numCores": 2}]}]}')
     with pytest.raises(UsageError, match="77"):
         make(mdp_load_partition_config="mdp.json")
+    (tmp_path / "mdp.json").write_text('{"partitions": [{"name": "p0", "devices": [{"deviceId": 0, "numCores": 9}]}]}')
+    package = make(mdp_load_partition_config="mdp.json")._qpc.package
+    assert speed.estimate_package(package, {}).plan.cores == 9  # what that changes is in test_speed_partitions.py
 
 
 # ------------------------------------------------------------------------------------------------------------------ the rest

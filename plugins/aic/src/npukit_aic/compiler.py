@@ -56,7 +56,7 @@ def compile_model(
         raise UsageError("mxint8_kv_cache is not emulated", hint=hint)
     target = target_of(options, card)
     source = read_model(model, options, note)
-    io = _files(source.graph, target, options)
+    io, partitions = _files(source.graph, target, options), _partitions(source.graph, target, options)
     prepared = _prepared(source, target)
     types = asked_types(source.graph, prepared.graph, options, note)
     if options.get("mxfp6_matmul"):
@@ -74,7 +74,7 @@ def compile_model(
     else:
         made = _float_package(prepared, target, types, io, bool(options.get("convert_to_fp16")))
     made = _finished(made, target, types, note)
-    manifest = attrs.evolve(made.manifest, options={**made.manifest.options, "qaic": dict(options)})
+    manifest = attrs.evolve(made.manifest, options={**made.manifest.options, "qaic": dict(options), **partitions})
     return attrs.evolve(made, manifest=manifest)
 
 
@@ -119,11 +119,17 @@ def _files(graph: Graph, target: Target, options: Mapping[str, Any]) -> IoList:
         write_io_template(Path(options["dump_custom_io_config_template_file"]), graph)
     if options.get("mdp_dump_partition_config"):
         write_partition_template(Path(options["mdp_dump_partition_config"]), graph, cores)
-    if options.get("mdp_load_partition_config"):
-        total = int(target.soc.features["cores"])
-        read_partitions(Path(options["mdp_load_partition_config"]), graph, devices=cards.devices(), cores=total)
     path = options.get("custom_io_list_file")
     return read_io_list(Path(path), graph) if path else IoList()
+
+
+def _partitions(graph: Graph, target: Target, options: Mapping[str, Any]) -> dict[str, Any]:
+    """What the manifest says of the cards that the model is split over; nothing when it is not."""
+    path = options.get("mdp_load_partition_config")
+    if not path:
+        return {}
+    total = int(target.soc.features["cores"])
+    return {"partitions": attrs.asdict(read_partitions(Path(path), graph, devices=cards.devices(), cores=total))}
 
 
 def _float_package(source: Source, target: Target, types: dict[str, str], io: IoList, half: bool) -> Package:

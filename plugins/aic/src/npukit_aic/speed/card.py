@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -31,6 +32,7 @@ class Card:
     """A card in figures: operations, bytes and clocks per second, seconds, bytes. A multiply-accumulate counts as two operations.
 
     Rates are those of the whole card, but ``noc_bytes_per_s`` (one chip), lanes (one core and clock) and ``vtcm_bytes`` (one core).
+    ``cards`` are joined to one, with ``between_bytes_per_s`` from one to another.
     """
 
     cores: int
@@ -55,6 +57,8 @@ class Card:
     host_bytes_per_s: float
     depth_first_bytes: float
     mxfp6_bits: float
+    cards: int = attrs.field(default=1, converter=int)
+    between_bytes_per_s: float = math.inf
 
     def macs_per_s(self, precision: str, kind: str) -> float:
         """Multiply-accumulates per second of one core, for "int8", "int16", "float16" or "float32" and "conv" or "matmul".

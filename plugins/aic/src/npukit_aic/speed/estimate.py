@@ -160,6 +160,7 @@ def _unit_times(model: Model, plan: Plan, card: Card, ddr_bytes: _Vector, chips:
             times["vector"][where] = columns["vector"][where] / (plan.cores * card.vector_per_s(precision))
     times["ddr"] = ddr_bytes / (card.ddr_efficiency * card.ddr_bytes_per_s * chips / card.chips)
     times["noc"] = columns["exchanged"] * (1 - 1 / plan.mos) / (card.noc_bytes_per_s * chips)
+    times["noc"] += columns["exchanged"] * (1 - 1 / card.cards) / card.between_bytes_per_s
     return times
 
 
