@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import yaml
-from npukit_aic.tools.modelled import modelled
 
 import npukit as nk
 from npukit.calibration import Profile
@@ -22,6 +21,7 @@ from npukit_aic.crt.describe import described
 from npukit_aic.files.io_list import write_io_template
 from npukit_aic.files.mdp import write_partition_template
 from npukit_aic.qpc import read_qpc, write_qpc
+from npukit_aic.speed import estimate_package
 from npukit_aic.tools.profiling import STATS, stats
 from npukit_qairt.main import main as qairt
 
@@ -156,7 +156,7 @@ def _compiler_files(folder: Path, put: Any) -> None:
 
 def _tool_files(folder: Path, put: Any) -> None:
     qpc = read_qpc(folder / "common" / "model.qpc")
-    put("opstats", f"program{STATS}", json.dumps(stats(modelled(qpc))))
+    put("opstats", f"program{STATS}", json.dumps(stats(estimate_package(qpc.package, qpc.options))))
     entry = {"path": "x.raw", "io-direction": "in", "elem-size": 4, "map-to": "x", "dims": [1, 2, 6, 6]}
     put("batch", "batch.json", {"IO-files": [[entry, {"path": "y.raw", "io-direction": "out"}], [{"path": "x.raw"}]]})
     put("batch_list", "list.txt", "x.raw\nx.raw \n\n")
