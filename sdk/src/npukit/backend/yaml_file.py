@@ -33,7 +33,7 @@ def read_yaml(path: Path, what: str) -> Any:
 def _check_shape(text: str) -> None:
     """Raise ValueError when collections are nested too deep (the loader recurses in C, where too deep ends the process), or when
     aliases of aliases stand for more than a file could hold: printing such a value would never end."""
-    anchors: dict[str, int] = {}
+    anchors: dict[str | None, int] = {}
     open_ones: list[tuple[str | None, int]] = []
     count = 0
     for event in yaml.parse(text, Loader=_LOADER):
