@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import math
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -41,7 +42,7 @@ def load_function(where: str, label: str, folder: Path = Path()) -> Callable[...
 
 
 def _file_module(place: str, label: str, folder: Path) -> ModuleType:
-    file = next((f for f in (folder / place, Path(place)) if f.is_file()), None)
+    file = next((f for f in (folder / place, Path(place)) if os.path.isfile(f)), None)
     if file is None:
         raise UsageError(f"{label}: file {place} does not exist", hint=f"looked for in {folder} and in the current folder")
     spec = importlib.util.spec_from_file_location(f"npukit_callback_{file.stem}", file)

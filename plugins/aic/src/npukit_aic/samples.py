@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -59,7 +60,7 @@ def _lines(path: Path, inputs: list[Tensor]) -> Iterator[tuple[str, list[Path]]]
         if len(words) != len(inputs):
             names = ", ".join(t.name for t in inputs)
             raise DataError(f"{where}: {len(words)} files for {len(inputs)} inputs", hint=f"in this order: {names}")
-        files = [next((f for f in (Path(word), path.parent / word) if f.is_file()), None) for word in words]
+        files = [next((f for f in (Path(word), path.parent / word) if os.path.isfile(f)), None) for word in words]
         for word, file in zip(words, files, strict=True):
             if file is None:
                 raise DataError(f"{where}: there is no file '{word}'")

@@ -10,6 +10,7 @@ from typing import Any
 import attrs
 import numpy as np
 
+import npukit
 from npukit.backend import Scheme
 from npukit.calibration import open_data
 from npukit.encoding import Array, Encoding
@@ -17,6 +18,7 @@ from npukit.errors import UsageError, did_you_mean
 from npukit.quantization import Job, Optimizer
 from npukit_aimet.config import section
 from npukit_aimet.decided import codes_of
+from npukit_aimet.kept import Kept, fingerprint
 from npukit_aimet.moments import Moments, Problem
 from npukit_aimet.rounding import FEW, Grid, descend, enumerate_all, feed_back, relax
 from npukit_aimet.walk import UnsolvableError, Visit, layers_of, left_alone, network_sqnr, rewrite, walk
@@ -32,7 +34,8 @@ class AdaRound(Optimizer):
     target. ``solver``: "discrete" (error feedback and descent, up or down or one code further, whichever does better on samples
     held out; rows of few weights exactly) or "relaxation" (the paper's soft rounding up or down, ``iterations`` steps). ``refit``
     lets the bias take up the mean error. ``samples`` (anything that open_data takes) replaces the calibration data; ``batches`` is
-    the most samples to use, None for all of them.
+    the most samples to use, None for all of them. ``results_dir`` keeps each layer once it is solved: a run that was interrupted or
+    killed goes on there, and layers of another model, other data or other settings are not taken.
     """
 
     name = "adaround"
@@ -43,22 +46,25 @@ class AdaRound(Optimizer):
     refit: bool = True
     samples: Any = None
     batches: int | None = None
+    results_dir: Path | None = None
 
     def __attrs_post_init__(self) -> None:
         if self.solver not in _SOLVERS:
             raise UsageError(f"adaround has no solver '{self.solver}'", hint=did_you_mean(self.solver, _SOLVERS))
 
     def configure(self, settings: Mapping[str, Any], folder: Path) -> AdaRound:
-        """With ``aimet_quantizer: adaround: {dataset, num_batches}``, and npukit's own solver, iterations and refit."""
+        """With ``aimet_quantizer: adaround: {dataset, num_batches}``, and npukit's own solver, iterations, refit and
+        results_dir."""
         found = section(settings, self.name, folder)
-        found.only("dataset", "num_batches", "solver", "iterations", "refit")
-        loader = found.dataset()
+        found.only("dataset", "num_batches", "solver", "iterations", "refit", "results_dir")
+        loader, place = found.dataset(), found.text("results_dir")
         changes = {
             "solver": found.text("solver"),
             "iterations": found.number("iterations", whole=True, least=1),
             "refit": found.flag("refit"),
             "samples": loader,
             "batches": None if loader else found.number("num_batches", whole=True, least=1),
+            "results_dir": None if place is None else Path(place),
         }
         return attrs.evolve(self, **{name: value for name, value in changes.items() if value is not None})
 
@@ -78,11 +84,12 @@ class AdaRound(Optimizer):
         layers, skipped = layers_of(job.graph, encodings)
         found: dict[str, Encoding] = {}
         alone: list[str] = []
+        kept = Kept(self.results_dir)
 
         def solve(visit: Visit) -> Mapping[str, Array]:
             name = visit.layer.weight
             try:
-                rounded, found[name] = self._choose(visit, job.judge.scheme, job.replaced.get(name))
+                rounded, found[name] = self._recalled(kept, visit, job.judge.scheme, job.replaced.get(name))
             except np.linalg.LinAlgError as error:
                 raise UnsolvableError(f"{error}; its weight is rounded to nearest") from None
             values = {name: visit.layer.restore(rounded).astype(np.float32)}
@@ -94,6 +101,23 @@ class AdaRound(Optimizer):
         decided = {name: grid.with_origin("optimizer:adaround") for name, grid in found.items()}
         done = rewrite(job, decided, trip.changed, [*skipped, *trip.left.values()], "adaround")
         return attrs.evolve(done, notes=(*done.notes, *left_alone(self.name, len(alone), len(layers))))
+
+    def _recalled(self, kept: Kept, visit: Visit, scheme: Scheme, replaced: Encoding | None) -> tuple[Array, Encoding]:
+        """What ``_choose`` makes of a layer, or made of it in a run before."""
+        grids = [grid for grid in (visit.encoding, replaced) if grid is not None]
+        values = (visit.seen, visit.unseen, *grids)
+        arrays = [part for value in values if value is not None for part in attrs.astuple(value, recurse=False)]
+        layer = (visit.layer.node.op, visit.layer.shape, visit.layer.groups, self.refit and visit.bias is not None)
+        codes = [codes_of(scheme, grid) for grid in grids]
+        settings = (npukit.__version__, self.solver, self.iterations)
+        key = fingerprint(*settings, layer, codes, len(arrays), visit.weights, *arrays)
+        found = kept.get(key, ("rounded", "steps"))
+        if found is None:
+            rounded, encoding = self._choose(visit, scheme, replaced)
+            kept.put(key, {"rounded": rounded, "steps": encoding.steps})
+            return rounded, encoding
+        same = np.array_equal(found["steps"], visit.encoding.steps)
+        return found["rounded"], visit.encoding if same else attrs.evolve(visit.encoding, scale=found["steps"])
 
     def _choose(self, visit: Visit, scheme: Scheme, replaced: Encoding | None) -> tuple[Array, Encoding]:
         """The rounded weights (G, R, K) and their encoding.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -75,7 +76,7 @@ def _index(folder: Path) -> dict[str, Any]:
 
 def _values(folder: Path, index: dict[str, Any], name: str, sample: int) -> Array:
     file = folder / f"Result_{sample}" / index["files"][name]
-    if not file.is_file():
+    if not os.path.isfile(file):
         raise UsageError(f"{file} does not exist")
     return np.fromfile(file, "<f4")
 

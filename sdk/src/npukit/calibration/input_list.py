@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -124,7 +125,8 @@ def _items(words: list[str], graph: Graph, base: Path) -> Iterator[tuple[str, Pa
     if len(pairs) != len(graph.inputs) or len(set(names)) != len(names):
         raise DataError(f"{len(pairs)} files for {len(graph.inputs)} inputs", hint=wanted)
     for name, (_, word) in zip(names, pairs, strict=True):
-        file = next((f for f in (Path(word), base / word) if f.is_file()), None)
+        # Unlike Path.is_file, this is False as well for what cannot be a name.
+        file = next((f for f in (Path(word), base / word) if os.path.isfile(f)), None)
         if file is None:
             raise DataError(f"file '{word}' does not exist", hint="paths start at the current folder, else at that of the list")
         yield name, file

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -128,7 +129,7 @@ def from_list(path: Path, qpc: Qpc, *, join: bool) -> list[Item]:
     for number, line in enumerate(lines, 1):
         if line.strip():
             words = [Path(word.strip()) for word in line.split(",")]
-            found.append(_named([w if w.is_file() else path.parent / w for w in words], qpc, f"{path}, line {number}"))
+            found.append(_named([w if os.path.isfile(w) else path.parent / w for w in words], qpc, f"{path}, line {number}"))
     if not found:
         raise DataError(f"input list '{path}' names no files")
     return _items(found, qpc, join=join)
