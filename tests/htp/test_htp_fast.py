@@ -219,6 +219,69 @@ def test_division(x: str, rng: np.random.Generator) -> None:
     assert_same(single(Node("Div", "n", ("a", "b"), ("y",)), shapes, {}), encodings, feeds_of(rng, shapes), fast=0)
 
 
+@pytest.mark.parametrize("step", [0.0001, 0.05, 30.0])
+@pytest.mark.parametrize(("shape", "axis"), [((3, 5, 70), -1), ((2, 3, 4, 5), 1), ((40, 6), 0), ((1, 1), -1)])
+@pytest.mark.parametrize("x", DTYPES)
+@pytest.mark.parametrize("op", ["Softmax", "LogSoftmax"])
+def test_softmax(op: str, x: str, shape: tuple[int, ...], axis: int, step: float, rng: np.random.Generator) -> None:
+    """Along short and long axes, on grids whose powers are all near 1 or all but 0."""
+    out = grid("uint8" if x == "int16" else x, 0.004 if op == "Softmax" else 0.3 * step, 0.0 if op == "Softmax" else 0.9)
+    graph = single(Node(op, "n", ("x",), ("y",), {"axis": axis}), {"x": shape}, {})
+    assert_same(graph, {"x": grid(x, step), "y": out}, feeds_of(rng, {"x": shape}, 60 * step))
+
+
+NORMS: list[tuple[str, tuple[int, ...], int, dict[str, Any]]] = [
+    # op, shape of the input and of the scale and bias, how many of these, attributes
+    ("LayerNormalization", (2, 5, 48), 2, {}),
+    ("LayerNormalization", (2, 5, 6, 8), 1, {"axis": 2, "epsilon": 1e-3}),
+    ("RMSNormalization", (2, 5, 48), 1, {"epsilon": 1e-6}),
+    ("SimplifiedLayerNormalization", (2, 5, 48), 1, {}),
+    ("InstanceNormalization", (2, 5, 7, 6), 2, {"epsilon": 1e-3}),
+]
+
+
+def norm_case(op: str, shape: tuple[int, ...], count: int, attributes: Mapping[str, Any], rng: np.random.Generator) -> Graph:
+    wide = shape[1:2] if op == "InstanceNormalization" else shape[attributes.get("axis", -1) :]
+    constants = {n: (k + rng.standard_normal(wide)).astype(np.float32) for k, n in list(enumerate("bw"))[::-1][:count]}
+    return single(Node(op, "n", ("x", *constants), ("y",), attributes), {"x": shape}, constants)
+
+
+@pytest.mark.parametrize("step", [0.0001, 0.05, 30.0])
+@pytest.mark.parametrize("x", DTYPES)
+@pytest.mark.parametrize("case", NORMS, ids=lambda case: case[0])
+def test_norms(case: tuple[Any, ...], x: str, step: float, rng: np.random.Generator) -> None:
+    """Normalizations, with a scale on a grid and without, of rows that vary and of rows that do not."""
+    graph = norm_case(*case, rng)
+    feeds = [*feeds_of(rng, {"x": case[1]}, 60 * step), {"x": np.full(case[1], 7 * step, np.float32)}]
+    encodings = {"x": grid(x, step), "y": grid("uint8" if x == "int16" else x)}
+    assert_same(graph, encodings, feeds)
+    assert_same(graph, encodings | {"w": grid("uint8", 0.02)}, feeds)
+
+
+def test_sums_beyond_float64_stay_with_their_kernel() -> None:
+    """A mean over 2^23 codes of 16 bits: the sum of their squares may not be a float64 number."""
+    graph = norm_case("LayerNormalization", (1, 1 << 23), 1, {}, np.random.default_rng(0))
+    assert_same(graph, {"x": grid("uint16"), "y": grid("uint16")}, [], fast=0)
+    assert_same(graph, {"x": grid("uint8"), "y": grid("uint8")}, [])
+
+
+@settings(max_examples=60)
+@given(st.data(), st.sampled_from(["Softmax", "LogSoftmax", *(case[0] for case in NORMS)]), st.sampled_from(DTYPES))
+def test_random_norms(data: st.DataObject, op: str, x: str) -> None:
+    """Any shape, axis, scale and zero point."""
+    shape = tuple(data.draw(st.lists(st.integers(1, 9), min_size=3, max_size=4)))
+    axis, seed = data.draw(st.integers(-len(shape), len(shape) - 1)), data.draw(st.integers(0, 2**32 - 1))
+    step, place = data.draw(st.floats(1e-5, 100)), data.draw(st.floats(0, 1))
+    rng = np.random.default_rng(seed)
+    if op.endswith("Softmax"):
+        graph = single(Node(op, "n", ("x",), ("y",), {"axis": axis}), {"x": shape}, {})
+    else:
+        attributes = {} if op == "InstanceNormalization" else {"axis": axis}
+        graph = norm_case(op, shape, 2 if op in ("LayerNormalization", "InstanceNormalization") else 1, attributes, rng)
+    values = (rng.standard_normal(shape) * step * data.draw(st.floats(0.1, 300))).astype(np.float32)
+    assert_same(graph, {"x": grid(x, step, place), "y": grid(data.draw(st.sampled_from(DTYPES)), 0.02)}, [{"x": values}])
+
+
 def ints(*values: int) -> Array:
     return np.array(values, np.int64)
 
@@ -317,7 +380,7 @@ def test_every_lowering_is_tested() -> None:
 def networks(draw: st.DrawFn) -> tuple[Graph, dict[str, Encoding]]:
     """Random graphs of convolutions, sums, functions, movement and ops without a fast form, each tensor on a grid of its own."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    kinds = ("Conv", "Depthwise", "Add", "Mul", "Relu", "Sigmoid", "Softmax", "Concat", "MaxPool", "Transpose")
+    kinds = ("Conv", "Depthwise", "Add", "Mul", "Relu", "Sigmoid", "Softmax", "Lp", "Concat", "MaxPool", "Transpose")
     nodes, constants, encodings = [], {}, {"x": grid(draw(st.sampled_from(DTYPES)))}
     made = ["x"]
     width = {"x": 4}
@@ -343,6 +406,8 @@ def networks(draw: st.DrawFn) -> tuple[Graph, dict[str, Encoding]]:
             inputs, attributes = [source, other], {"axis": 1}
         elif kind == "Softmax":
             attributes = {"axis": 1}
+        elif kind == "Lp":
+            op, attributes = "LpNormalization", {"axis": 1}
         elif kind == "MaxPool":
             encodings[out] = encodings[source]
             attributes = {"kernel_shape": (3, 3), "pads": (1, 1, 1, 1)}
@@ -358,9 +423,9 @@ def networks(draw: st.DrawFn) -> tuple[Graph, dict[str, Encoding]]:
 @settings(max_examples=60)
 @given(networks(), st.integers(0, 2**32 - 1))
 def test_random_networks(network: tuple[Graph, dict[str, Encoding]], seed: int) -> None:
-    """Whatever is connected, both forms agree on every tensor; only Softmax has no fast form."""
+    """Whatever is connected, both forms agree on every tensor; only LpNormalization has no fast form."""
     graph, encodings = network
-    slow = sum(node.op == "Softmax" for node in graph.nodes)
+    slow = sum(node.op == "LpNormalization" for node in graph.nodes)
     feeds = feeds_of(np.random.default_rng(seed), {"x": (1, 4, 6, 6)})[:2]
     assert_same(graph, encodings, feeds, fast=len(graph.nodes) - slow)
 
@@ -417,6 +482,13 @@ IN_FLOAT16: list[tuple[str, tuple[tuple[int, ...], ...], tuple[Array, ...], dict
     ("GlobalMaxPool", (IMAGE,), (), {}),
     ("GlobalAveragePool", (IMAGE,), (), {}),
     ("ReduceMean", (IMAGE,), (np.array([1, -1]),), {"keepdims": 0}),
+    ("Softmax", (IMAGE,), (), {"axis": 1}),
+    ("Softmax", ((2, 5, 64),), (), {}),
+    ("LogSoftmax", ((2, 5, 64),), (), {}),
+    ("LayerNormalization", ((2, 5, 64),), (_weights(64), _weights(64)), {}),
+    ("LayerNormalization", (IMAGE,), (_weights(9, 10),), {"axis": 2}),
+    ("RMSNormalization", ((2, 5, 64),), (_weights(64),), {}),
+    ("InstanceNormalization", (IMAGE,), (_weights(4), _weights(4)), {}),
     ("Concat", (IMAGE, IMAGE), (), {"axis": 1}),
     ("Pad", (IMAGE,), (np.array([0, 0, 1, 2, 0, 0, 0, 1]), np.float32(0.1)), {}),
     ("Reshape", (IMAGE,), (np.array([2, -1]),), {}),
