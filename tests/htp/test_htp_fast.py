@@ -164,12 +164,24 @@ def test_halves_are_rounded_to_even(x: str) -> None:
     assert_same(single(Node("Conv", "n", ("x", "w"), ("y",), {}), {"x": values.shape}, {"w": weight}), encodings, [{"x": values}])
 
 
-@pytest.mark.parametrize("dtype", ["uint8", "int8"])
-def test_matmul_of_activations(dtype: str, rng: np.random.Generator) -> None:
-    """Two activations of 8 bits, in batches."""
-    shapes = {"a": (2, 5, 30), "b": (2, 30, 7)}
-    encodings = {"a": grid(dtype), "b": grid(dtype, 0.03, 0.6), "y": grid(dtype, 0.8)}
-    assert_same(single(Node("MatMul", "n", ("a", "b"), ("y",)), shapes, {}), encodings, feeds_of(rng, shapes))
+@pytest.mark.parametrize("soc", ["v79", "v68"])
+@pytest.mark.parametrize("b", DTYPES)
+@pytest.mark.parametrize("a", DTYPES)
+def test_matmul_of_activations(a: str, b: str, soc: str, rng: np.random.Generator) -> None:
+    """Two activations, in batches; of a pair of 16 bits a right one of uint16 is rounded to 8."""
+    for shapes in ({"a": (2, 5, 30), "b": (2, 30, 7)}, {"a": (4, 300), "b": (2, 300, 3)}):
+        encodings = {"a": grid(a), "b": grid(b, 0.03, 0.6), "y": grid(a, 0.8)}
+        graph = single(Node("MatMul", "n", ("a", "b"), ("y",)), shapes, {})
+        assert_same(graph, encodings, feeds_of(rng, shapes), soc=soc)
+
+
+def test_every_code_of_a_right_operand(rng: np.random.Generator) -> None:
+    """All codes of uint16, on grids with their zero point anywhere, as the product takes them."""
+    values = np.arange(1 << 16, dtype=np.float32).reshape(1, 1 << 16)
+    for zero in (0, 1, 128, 129, 32767, 32768, 65535):
+        encodings = {"a": Encoding("uint16", 1.0, 0), "b": Encoding("uint16", 1.0, zero), "y": Encoding("uint16", 257.0, zero)}
+        graph = single(Node("MatMul", "n", ("a", "b"), ("y",)), {"a": (1, 1), "b": values.shape}, {})
+        assert_same(graph, encodings, [{"a": np.ones((1, 1), np.float32), "b": values - zero}])
 
 
 def test_sum_that_is_too_wide_stays_with_its_kernel(rng: np.random.Generator) -> None:
@@ -370,7 +382,8 @@ def test_every_lowering_is_tested() -> None:
     """No op has a lowering that nothing here runs."""
     sums, moves, means = ({case[0] for case in cases.values()} for cases in (SUMS, MOVES, MEANS))
     others = {"Add", "Sub", "Mul", "Max", "Min", "PRelu", "Sum", "Div", "Concat", "Resize"}
-    assert set(lowerings_of(wide)) <= sums | moves | means | others | set(UNARY)
+    norms = {"Softmax", "LogSoftmax", *(case[0] for case in NORMS)}
+    assert set(lowerings_of(wide)) <= sums | moves | means | others | norms | set(UNARY)
 
 
 # ---------------------------------------------------------------------------------------------------------------- networks
