@@ -164,12 +164,24 @@ def test_halves_are_rounded_to_even(x: str) -> None:
     assert_same(single(Node("Conv", "n", ("x", "w"), ("y",), {}), {"x": values.shape}, {"w": weight}), encodings, [{"x": values}])
 
 
-@pytest.mark.parametrize("dtype", ["uint8", "int8"])
-def test_matmul_of_activations(dtype: str, rng: np.random.Generator) -> None:
-    """Two activations of 8 bits, in batches."""
-    shapes = {"a": (2, 5, 30), "b": (2, 30, 7)}
-    encodings = {"a": grid(dtype), "b": grid(dtype, 0.03, 0.6), "y": grid(dtype, 0.8)}
-    assert_same(single(Node("MatMul", "n", ("a", "b"), ("y",)), shapes, {}), encodings, feeds_of(rng, shapes))
+@pytest.mark.parametrize("soc", ["v79", "v68"])
+@pytest.mark.parametrize("b", DTYPES)
+@pytest.mark.parametrize("a", DTYPES)
+def test_matmul_of_activations(a: str, b: str, soc: str, rng: np.random.Generator) -> None:
+    """Two activations, in batches; of a pair of 16 bits a right one of uint16 is rounded to 8."""
+    for shapes in ({"a": (2, 5, 30), "b": (2, 30, 7)}, {"a": (4, 300), "b": (2, 300, 3)}):
+        encodings = {"a": grid(a), "b": grid(b, 0.03, 0.6), "y": grid(a, 0.8)}
+        graph = single(Node("MatMul", "n", ("a", "b"), ("y",)), shapes, {})
+        assert_same(graph, encodings, feeds_of(rng, shapes), soc=soc)
+
+
+def test_every_code_of_a_right_operand(rng: np.random.Generator) -> None:
+    """All codes of uint16, on grids with their zero point anywhere, as the product takes them."""
+    values = np.arange(1 << 16, dtype=np.float32).reshape(1, 1 << 16)
+    for zero in (0, 1, 128, 129, 32767, 32768, 65535):
+        encodings = {"a": Encoding("uint16", 1.0, 0), "b": Encoding("uint16", 1.0, zero), "y": Encoding("uint16", 257.0, zero)}
+        graph = single(Node("MatMul", "n", ("a", "b"), ("y",)), {"a": (1, 1), "b": values.shape}, {})
+        assert_same(graph, encodings, [{"a": np.ones((1, 1), np.float32), "b": values - zero}])
 
 
 def test_sum_that_is_too_wide_stays_with_its_kernel(rng: np.random.Generator) -> None:
@@ -217,6 +229,69 @@ def test_division(x: str, rng: np.random.Generator) -> None:
     assert_same(graph, {n: encodings[n] for n in "ay"}, feeds_of(rng, {"a": (1, 4, 6, 7)}))
     shapes = {"a": (1, 4, 6, 7), "b": (1, 4, 6, 7)}
     assert_same(single(Node("Div", "n", ("a", "b"), ("y",)), shapes, {}), encodings, feeds_of(rng, shapes), fast=0)
+
+
+@pytest.mark.parametrize("step", [0.0001, 0.05, 30.0])
+@pytest.mark.parametrize(("shape", "axis"), [((3, 5, 70), -1), ((2, 3, 4, 5), 1), ((40, 6), 0), ((1, 1), -1)])
+@pytest.mark.parametrize("x", DTYPES)
+@pytest.mark.parametrize("op", ["Softmax", "LogSoftmax"])
+def test_softmax(op: str, x: str, shape: tuple[int, ...], axis: int, step: float, rng: np.random.Generator) -> None:
+    """Along short and long axes, on grids whose powers are all near 1 or all but 0."""
+    out = grid("uint8" if x == "int16" else x, 0.004 if op == "Softmax" else 0.3 * step, 0.0 if op == "Softmax" else 0.9)
+    graph = single(Node(op, "n", ("x",), ("y",), {"axis": axis}), {"x": shape}, {})
+    assert_same(graph, {"x": grid(x, step), "y": out}, feeds_of(rng, {"x": shape}, 60 * step))
+
+
+NORMS: list[tuple[str, tuple[int, ...], int, dict[str, Any]]] = [
+    # op, shape of the input and of the scale and bias, how many of these, attributes
+    ("LayerNormalization", (2, 5, 48), 2, {}),
+    ("LayerNormalization", (2, 5, 6, 8), 1, {"axis": 2, "epsilon": 1e-3}),
+    ("RMSNormalization", (2, 5, 48), 1, {"epsilon": 1e-6}),
+    ("SimplifiedLayerNormalization", (2, 5, 48), 1, {}),
+    ("InstanceNormalization", (2, 5, 7, 6), 2, {"epsilon": 1e-3}),
+]
+
+
+def norm_case(op: str, shape: tuple[int, ...], count: int, attributes: Mapping[str, Any], rng: np.random.Generator) -> Graph:
+    wide = shape[1:2] if op == "InstanceNormalization" else shape[attributes.get("axis", -1) :]
+    constants = {n: (k + rng.standard_normal(wide)).astype(np.float32) for k, n in list(enumerate("bw"))[::-1][:count]}
+    return single(Node(op, "n", ("x", *constants), ("y",), attributes), {"x": shape}, constants)
+
+
+@pytest.mark.parametrize("step", [0.0001, 0.05, 30.0])
+@pytest.mark.parametrize("x", DTYPES)
+@pytest.mark.parametrize("case", NORMS, ids=lambda case: case[0])
+def test_norms(case: tuple[Any, ...], x: str, step: float, rng: np.random.Generator) -> None:
+    """Normalizations, with a scale on a grid and without, of rows that vary and of rows that do not."""
+    graph = norm_case(*case, rng)
+    feeds = [*feeds_of(rng, {"x": case[1]}, 60 * step), {"x": np.full(case[1], 7 * step, np.float32)}]
+    encodings = {"x": grid(x, step), "y": grid("uint8" if x == "int16" else x)}
+    assert_same(graph, encodings, feeds)
+    assert_same(graph, encodings | {"w": grid("uint8", 0.02)}, feeds)
+
+
+def test_sums_beyond_float64_stay_with_their_kernel() -> None:
+    """A mean over 2^23 codes of 16 bits: the sum of their squares may not be a float64 number."""
+    graph = norm_case("LayerNormalization", (1, 1 << 23), 1, {}, np.random.default_rng(0))
+    assert_same(graph, {"x": grid("uint16"), "y": grid("uint16")}, [], fast=0)
+    assert_same(graph, {"x": grid("uint8"), "y": grid("uint8")}, [])
+
+
+@settings(max_examples=60)
+@given(st.data(), st.sampled_from(["Softmax", "LogSoftmax", *(case[0] for case in NORMS)]), st.sampled_from(DTYPES))
+def test_random_norms(data: st.DataObject, op: str, x: str) -> None:
+    """Any shape, axis, scale and zero point."""
+    shape = tuple(data.draw(st.lists(st.integers(1, 9), min_size=3, max_size=4)))
+    axis, seed = data.draw(st.integers(-len(shape), len(shape) - 1)), data.draw(st.integers(0, 2**32 - 1))
+    step, place = data.draw(st.floats(1e-5, 100)), data.draw(st.floats(0, 1))
+    rng = np.random.default_rng(seed)
+    if op.endswith("Softmax"):
+        graph = single(Node(op, "n", ("x",), ("y",), {"axis": axis}), {"x": shape}, {})
+    else:
+        attributes = {} if op == "InstanceNormalization" else {"axis": axis}
+        graph = norm_case(op, shape, 2 if op in ("LayerNormalization", "InstanceNormalization") else 1, attributes, rng)
+    values = (rng.standard_normal(shape) * step * data.draw(st.floats(0.1, 300))).astype(np.float32)
+    assert_same(graph, {"x": grid(x, step, place), "y": grid(data.draw(st.sampled_from(DTYPES)), 0.02)}, [{"x": values}])
 
 
 def ints(*values: int) -> Array:
@@ -307,7 +382,8 @@ def test_every_lowering_is_tested() -> None:
     """No op has a lowering that nothing here runs."""
     sums, moves, means = ({case[0] for case in cases.values()} for cases in (SUMS, MOVES, MEANS))
     others = {"Add", "Sub", "Mul", "Max", "Min", "PRelu", "Sum", "Div", "Concat", "Resize"}
-    assert set(lowerings_of(wide)) <= sums | moves | means | others | set(UNARY)
+    norms = {"Softmax", "LogSoftmax", *(case[0] for case in NORMS)}
+    assert set(lowerings_of(wide)) <= sums | moves | means | others | norms | set(UNARY)
 
 
 # ---------------------------------------------------------------------------------------------------------------- networks
@@ -317,7 +393,7 @@ def test_every_lowering_is_tested() -> None:
 def networks(draw: st.DrawFn) -> tuple[Graph, dict[str, Encoding]]:
     """Random graphs of convolutions, sums, functions, movement and ops without a fast form, each tensor on a grid of its own."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    kinds = ("Conv", "Depthwise", "Add", "Mul", "Relu", "Sigmoid", "Softmax", "Concat", "MaxPool", "Transpose")
+    kinds = ("Conv", "Depthwise", "Add", "Mul", "Relu", "Sigmoid", "Softmax", "Lp", "Concat", "MaxPool", "Transpose")
     nodes, constants, encodings = [], {}, {"x": grid(draw(st.sampled_from(DTYPES)))}
     made = ["x"]
     width = {"x": 4}
@@ -343,6 +419,8 @@ def networks(draw: st.DrawFn) -> tuple[Graph, dict[str, Encoding]]:
             inputs, attributes = [source, other], {"axis": 1}
         elif kind == "Softmax":
             attributes = {"axis": 1}
+        elif kind == "Lp":
+            op, attributes = "LpNormalization", {"axis": 1}
         elif kind == "MaxPool":
             encodings[out] = encodings[source]
             attributes = {"kernel_shape": (3, 3), "pads": (1, 1, 1, 1)}
@@ -358,9 +436,9 @@ def networks(draw: st.DrawFn) -> tuple[Graph, dict[str, Encoding]]:
 @settings(max_examples=60)
 @given(networks(), st.integers(0, 2**32 - 1))
 def test_random_networks(network: tuple[Graph, dict[str, Encoding]], seed: int) -> None:
-    """Whatever is connected, both forms agree on every tensor; only Softmax has no fast form."""
+    """Whatever is connected, both forms agree on every tensor; only LpNormalization has no fast form."""
     graph, encodings = network
-    slow = sum(node.op == "Softmax" for node in graph.nodes)
+    slow = sum(node.op == "LpNormalization" for node in graph.nodes)
     feeds = feeds_of(np.random.default_rng(seed), {"x": (1, 4, 6, 6)})[:2]
     assert_same(graph, encodings, feeds, fast=len(graph.nodes) - slow)
 
@@ -417,6 +495,13 @@ IN_FLOAT16: list[tuple[str, tuple[tuple[int, ...], ...], tuple[Array, ...], dict
     ("GlobalMaxPool", (IMAGE,), (), {}),
     ("GlobalAveragePool", (IMAGE,), (), {}),
     ("ReduceMean", (IMAGE,), (np.array([1, -1]),), {"keepdims": 0}),
+    ("Softmax", (IMAGE,), (), {"axis": 1}),
+    ("Softmax", ((2, 5, 64),), (), {}),
+    ("LogSoftmax", ((2, 5, 64),), (), {}),
+    ("LayerNormalization", ((2, 5, 64),), (_weights(64), _weights(64)), {}),
+    ("LayerNormalization", (IMAGE,), (_weights(9, 10),), {"axis": 2}),
+    ("RMSNormalization", ((2, 5, 64),), (_weights(64),), {}),
+    ("InstanceNormalization", (IMAGE,), (_weights(4), _weights(4)), {}),
     ("Concat", (IMAGE, IMAGE), (), {"axis": 1}),
     ("Pad", (IMAGE,), (np.array([0, 0, 1, 2, 0, 0, 0, 1]), np.float32(0.1)), {}),
     ("Reshape", (IMAGE,), (np.array([2, -1]),), {}),

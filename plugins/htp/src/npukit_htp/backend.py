@@ -26,14 +26,14 @@ from npukit.backend import (
     load_constraints,
     load_socs,
 )
-from npukit.backend.library import REAL, lowerings_of, wide
+from npukit.backend.library import REAL, wide
 from npukit.encoding import Array, Encoding
 from npukit.errors import UsageError
 from npukit.graph import Graph, Node, fold_affine, fold_constants, remove_dead_nodes, reshape_gather_nd
 from npukit_htp.arithmetic import arithmetic
 from npukit_htp.cost import estimate
 from npukit_htp.forms import refused_forms
-from npukit_htp.kernels import KERNELS
+from npukit_htp.kernels import KERNELS, lowerings
 from npukit_htp.profile import ROUNDED_INPUTS, islands_of, profile_of
 from npukit_htp.requantize import narrow
 from npukit_htp.rewrites import divide, flatten_norms, fuse_ops
@@ -133,7 +133,7 @@ class HtpBackend(KernelBackend):
         return REAL
 
     def lowerings(self, soc: Soc) -> Mapping[str, Lowering]:
-        return lowerings_of(profile_of(soc).requantize)
+        return lowerings(profile_of(soc).requantize)
 
     def requantize(self, acc: Accumulator, out: Encoding, soc: Soc) -> Array:
         """As every backend does it, but for the chips whose multiplier has 11 bits (``npukit_htp.requantize``)."""

@@ -8,6 +8,7 @@ from npukit.backend.library.kernels import KERNELS
 from npukit.backend.library.kernels.matmul import einsum, is_matmul, matmul
 from npukit.backend.library.kernels.unary import erf
 from npukit.backend.library.lower import REAL, lowerings_of
+from npukit.backend.library.lower.sums import product
 from npukit.backend.library.lower.tables import tabulated
 from npukit.backend.library.requantize import Requantization, Requantizer, spread, wide
 
@@ -21,6 +22,7 @@ __all__ = [
     "is_matmul",
     "lowerings_of",
     "matmul",
+    "product",
     "spread",
     "tabulated",
     "wide",

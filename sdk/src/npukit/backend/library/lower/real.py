@@ -16,6 +16,7 @@ import numpy as np
 from npukit.backend import FastCall, Lowering, Operand
 from npukit.backend.kernels import Window, along_channels, sliding_window
 from npukit.backend.library.kernels.conv import correlate
+from npukit.backend.library.lower.norm import NORM
 from npukit.backend.library.lower.tables import TABLES, tabulated
 from npukit.backend.ort import OrtModel
 from npukit.graph import Node, make_graph
@@ -210,6 +211,7 @@ _MOVEMENT = [
 ]
 
 REAL: Mapping[str, Lowering] = {
+    **NORM,
     **TABLES,
     **{op: _real(_same, data=1, picks=True) for op in (*_MOVEMENT, "GlobalMaxPool")},
     **{op: _real(_identity, data=1, picks=True) for op in ("Dropout", "Identity")},

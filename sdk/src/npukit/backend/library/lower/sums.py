@@ -6,6 +6,7 @@ sums of two products of uint8 and int8 saturate in 16 bits, as on processors wit
 
 16-bit operands are convolved in float32, which holds integers up to 2**24 exactly. An operand that is too wide for that is split
 into a multiple of 256 and a rest; both sums are exact, and adding them rounds once, as converting the exact sum to float32 does.
+Products of two activations that are too wide for QLinearMatMul are float64 sums.
 """
 
 from __future__ import annotations
@@ -18,12 +19,13 @@ import attrs
 import numpy as np
 
 from npukit.backend import FastCall, Lowering, Operand
-from npukit.backend.kernels import EXACT_FLOAT32, IntegerWeight, integer_bias, integer_weight, largest, sliding_window
+from npukit.backend.kernels import EXACT_FLOAT32, EXACT_FLOAT64, IntegerWeight, integer_bias, integer_weight, largest, sliding_window
 from npukit.backend.library.lower.saturation import products_saturate
 from npukit.backend.library.requantize import Requantization, Requantizer
 from npukit.encoding import Array, Encoding
 
 _INT32 = 2**31
+_FLOAT, _DOUBLE = 1, 11  # TensorProto
 _PIECE = 256
 # Adding and subtracting 1.5 * 2**23 * 256 leaves a float32 below 2**30 rounded to a multiple of 256.
 _ROUND_TO_PIECE = np.float32(1.5 * 2**23 * _PIECE)
@@ -163,7 +165,7 @@ def gemm(call: FastCall, requantizer: Requantizer) -> bool:
 
 
 def matmul(call: FastCall, requantizer: Requantizer) -> bool:
-    """MatMul with a constant on the right as a sum; of two 8-bit activations as QLinearMatMul."""
+    """MatMul with a constant on the right as a sum; of two activations as QLinearMatMul or in float64."""
     shapes = (call.shape(0), call.shape(1))
     if any(s is None or len(s) < 2 for s in shapes) or call.constant(0) is not None:
         return False
@@ -181,14 +183,30 @@ def matmul(call: FastCall, requantizer: Requantizer) -> bool:
 
 def _matmul_of_two(call: FastCall, requantizer: Requantizer, depth: int | str | None) -> bool:
     a, b, out = call.encoding(0), call.encoding(1), call.wanted()
-    if a is None or b is None or out is None or not _is_byte(a, b, out) or not isinstance(depth, int):
+    if a is None or b is None or out is None or not isinstance(depth, int):
         return False
     how = requantizer(np.asarray(a.steps * b.steps, np.float32), out)
-    if not how.is_qlinear or how.offset.any() or depth * largest(a) * largest(b) >= _INT32:
-        return False
+    is_narrow = _is_byte(a, b, out) and depth * largest(a) * largest(b) < _INT32
+    if not is_narrow or not how.is_qlinear or how.offset.any():
+        return product(call, requantizer, call.integers(1), b)
     one = call.literal(np.float32(1))
     operands = [call.codes(0), one, call.zero(a), call.codes(1), call.literal(how.multiplier), call.zero(b)]
     return call.give(call.write("QLinearMatMul", *operands, one, call.code(how.zero, out)))
+
+
+def product(call: FastCall, requantizer: Requantizer, right: Operand | str, b: Encoding) -> bool:
+    """The product of input 0 and ``right``, integers in float32 on the grid ``b``, as float64 sums, where these are exact."""
+    a, out, depth = call.encoding(0), call.wanted(), (call.shape(0) or (None,))[-1]
+    if a is None or out is None or not isinstance(depth, int):
+        return False
+    how = requantizer(np.asarray(a.steps * b.steps, np.float32), out)
+    if depth * largest(a) * largest(b) + np.abs(how.offset).max() > EXACT_FLOAT64:
+        return False
+    total = call.write("MatMul", *(call.write("Cast", x, to=_DOUBLE) for x in (call.integers(0), right)))
+    if how.offset.any():
+        total = call.write("Add", total, call.literal(how.offset, np.float64))
+    codes = how.write(call, call.write("Cast", total, to=_FLOAT), 0, out)
+    return codes is not None and call.give(codes)
 
 
 def _float_sum(

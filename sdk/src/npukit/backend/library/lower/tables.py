@@ -48,16 +48,21 @@ def _clamped(call: FastCall, codes: Operand | str, low: int, high: int, grid: En
 
 
 def _looked_up(call: FastCall, table: Array, x: Encoding, out: Encoding) -> str:
-    """A lookup of every code; GatherElements on one axis is the quick one of ONNX Runtime's lookups.
+    """A lookup of every code.
 
     uint8 and uint16 codes count from 0; negative int16 codes count from the end of a table that starts at code 0.
     """
     ordered = np.roll(table, x.qmin) if x.dtype == "int16" else table
     integers = ordered.astype(np.float32) - np.float32(out.zeros)
-    codes = call.codes(0)
-    flat = call.write("Reshape", codes, call.literal([-1], np.int64))
-    found = call.write("GatherElements", call.literal(integers), call.write("Cast", flat, to=_INT32), axis=0)
-    return call.rounded(call.write("Reshape", found, call.write("Shape", codes)), out)
+    return call.rounded(lookup(call, integers, call.write("Cast", call.codes(0), to=_INT32)), out)
+
+
+def lookup(call: FastCall, table: Array, indices: str) -> str:
+    """The entries of ``table`` (entries,) at ``indices``, int32; GatherElements on one axis is the quick one of ONNX Runtime's
+    lookups."""
+    flat = call.write("Reshape", indices, call.literal([-1], np.int64))
+    found = call.write("GatherElements", call.literal(table), flat, axis=0)
+    return call.write("Reshape", found, call.write("Shape", indices))
 
 
 TABLES: Mapping[str, Lowering] = dict.fromkeys(UNARY, tabulated)
