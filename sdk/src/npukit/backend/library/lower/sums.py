@@ -19,7 +19,15 @@ import attrs
 import numpy as np
 
 from npukit.backend import FastCall, Lowering, Operand
-from npukit.backend.kernels import EXACT_FLOAT32, EXACT_FLOAT64, IntegerWeight, integer_bias, integer_weight, largest, sliding_window
+from npukit.backend.kernels import (
+    EXACT_FLOAT32,
+    EXACT_FLOAT64,
+    IntegerWeight,
+    integer_bias,
+    integer_weight,
+    largest,
+    sliding_window,
+)
 from npukit.backend.library.lower.saturation import products_saturate
 from npukit.backend.library.requantize import Requantization, Requantizer
 from npukit.encoding import Array, Encoding
