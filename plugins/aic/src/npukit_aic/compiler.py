@@ -17,7 +17,7 @@ from npukit.encoding import Encoding
 from npukit.errors import ConstraintError, UsageError
 from npukit.graph import Graph, bind, fold_constants
 from npukit.package import Package
-from npukit.quantization import Source
+from npukit.quantization import Quantized, Source
 from npukit_aic import cards
 from npukit_aic.external import read_external
 from npukit_aic.files.io_list import IoList, read_io_list, write_io_template
@@ -27,7 +27,7 @@ from npukit_aic.mx import with_mxfp6
 from npukit_aic.precision import Note, asked_types, in_half_range
 from npukit_aic.profile_yaml import dump_profile, load_profile
 from npukit_aic.qpc import Qpc
-from npukit_aic.quantized import profiled, quantized_package, quantizes
+from npukit_aic.quantized import profiled, quantized, quantizes
 from npukit_aic.source import read_model
 
 CARD = "Standard"
@@ -70,12 +70,14 @@ def compile_model(
         prepared = attrs.evolve(prepared, overrides={**(prepared.overrides or {}), **external.encodings})
     if quantizes(options):
         profile, bins = _profile(prepared, options, data, note)
-        made = quantized_package(prepared, target, {**options, "num_histogram_bins": bins}, types, io, profile)
+        made = quantized(prepared, target, {**options, "num_histogram_bins": bins}, types, io, profile)
     else:
-        made = _float_package(prepared, target, types, io, bool(options.get("convert_to_fp16")))
-    made = _finished(made, target, types, note)
-    manifest = attrs.evolve(made.manifest, options={**made.manifest.options, "qaic": dict(options), **partitions})
-    return attrs.evolve(made, manifest=manifest)
+        made = _in_float(prepared, target, types, io, bool(options.get("convert_to_fp16")))
+    for text in made.report.notes:
+        note(text)
+    package = _finished(made.package, target, types, note)
+    manifest = attrs.evolve(package.manifest, options={**package.manifest.options, "qaic": dict(options), **partitions})
+    return attrs.evolve(package, manifest=manifest)
 
 
 def profile_model(
@@ -132,12 +134,12 @@ def _partitions(graph: Graph, target: Target, options: Mapping[str, Any]) -> dic
     return {"partitions": attrs.asdict(read_partitions(Path(path), graph, devices=cards.devices(), cores=total))}
 
 
-def _float_package(source: Source, target: Target, types: dict[str, str], io: IoList, half: bool) -> Package:
+def _in_float(source: Source, target: Target, types: dict[str, str], io: IoList, half: bool) -> Quantized:
     """The model in float; a node with an end that is handed over as int8 computes in float between the two."""
     beside = {n.name for n in source.graph.nodes if any(name in io.encodings for name in (*n.inputs, *n.outputs))}
     types |= {name: "float16" if half else "float32" for name in beside if name not in types}
     source = attrs.evolve(source, overrides={**(source.overrides or {}), **io.encodings}, types=types, edges=io.edges)
-    return npukit.convert(source, target, fold=False).package
+    return npukit.convert(source, target, fold=False)
 
 
 def _finished(package: Package, target: Target, asked: Mapping[str, str], note: Note) -> Package:
@@ -154,8 +156,6 @@ def _finished(package: Package, target: Target, asked: Mapping[str, str], note: 
 
 def _refuse(graph: Graph, encodings: Mapping[str, Encoding], target: Target, types: Mapping[str, str]) -> None:
     """Raise ConstraintError that lists all problems when there is an error among them."""
-    if target.rules.open_ended:  # a backend without constraints runs what it can
-        return
     problems = target.problems(graph, encodings, types=types)
     errors = [p for p in problems if p.severity == "error"]
     if errors:

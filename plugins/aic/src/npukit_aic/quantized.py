@@ -12,8 +12,7 @@ import npukit
 from npukit.backend import Target
 from npukit.calibration import Observer, Profile, observe, open_data
 from npukit.graph import bind
-from npukit.package import Package
-from npukit.quantization import Options, Source
+from npukit.quantization import Options, Quantized, Source
 from npukit_aic.files.io_list import IoList
 from npukit_aic.glow.histogram import BINS
 from npukit_aic.observers import SCHEMA, observer
@@ -55,10 +54,10 @@ def _observer(options: Mapping[str, Any], name: str) -> Observer:
     return observer(name, schema, options.get("num_histogram_bins") or BINS)
 
 
-def quantized_package(
+def quantized(
     source: Source, target: Target, options: Mapping[str, Any], types: Mapping[str, str], io: IoList, profile: Profile | None
-) -> Package:
-    """The package of a prepared ``source``, whose nodes compute in ``types`` where they have one. Whether the card takes it is not
+) -> Quantized:
+    """A prepared ``source`` in int8, whose nodes compute in ``types`` where they have one. Whether the card takes it is not
     looked at."""
     source = attrs.evolve(source, overrides={**(source.overrides or {}), **io.encodings})
     how = Options(
@@ -70,4 +69,4 @@ def quantized_package(
         edges=io.edges,
         bindings=source.bindings,
     )
-    return npukit.quantize(source, target, data=profile, options=how).package
+    return npukit.quantize(source, target, data=profile, options=how)
