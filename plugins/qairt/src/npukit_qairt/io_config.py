@@ -52,10 +52,11 @@ def read_ports(args: Namespace, graph: Graph) -> dict[str, Port]:
     return found
 
 
-def _layout(where: str, layout: str) -> str:
-    if layout.upper() not in LAYOUTS:
-        raise UsageError(f"{where}: no layout '{layout}'", hint=did_you_mean(layout, LAYOUTS))
-    return layout.upper()
+def _layout(where: str, layout: Any) -> str:
+    name = str(layout).upper()
+    if name not in LAYOUTS:
+        raise UsageError(f"{where}: no layout '{layout}'", hint=did_you_mean(name, LAYOUTS))
+    return name
 
 
 def _colors(words: Sequence[str], graph: Graph) -> tuple[str, tuple[str, str]]:
