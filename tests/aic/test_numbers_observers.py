@@ -169,6 +169,13 @@ def test_profiles_are_saved_loaded_and_merged(tmp_path: Path) -> None:
     assert memory["ends"].tolist() == [merged.tensors["x"].low, merged.tensors["x"].high]
 
 
+@pytest.mark.parametrize(("count", "ends"), [(-1, (0.0, 1.0)), (1, (1.0, 0.0)), (1, (0.0, np.inf)), (1, (np.nan, 1.0))])
+def test_a_histogram_that_no_data_gives(count: int, ends: tuple[float, float]) -> None:
+    memory = {memory_name(): {"counts": np.full(512, count), "ends": np.array(ends)}}
+    with pytest.raises(DataError, match="the profile is damaged"):
+        nk.Profile({"x": Seen(0.0, 1.0, 512, None, memory)}, 1).range("x", observer("MSE"), "int8")
+
+
 def test_a_profile_without_the_histogram_says_so() -> None:
     seen = nk.profile(graph(), "cpu", data=samples())
     with pytest.raises(DataError, match="made without calibration method 'KLMinimization'"):

@@ -97,6 +97,13 @@ def test_adaround_goes_on_after_kill_9(tmp_path: Path, monkeypatch: pytest.Monke
     assert len(solved) == 4
 
 
+def test_the_folder_is_a_setting(tmp_path: Path) -> None:
+    """``results_dir`` of the configuration file is where layers are kept."""
+    found = AdaRound().configure({"aimet_quantizer": {"adaround": {"results_dir": str(tmp_path / "kept")}}}, tmp_path)
+    model(found)
+    assert len(list((tmp_path / "kept").iterdir())) == 4
+
+
 def test_amp_goes_on_after_kill_9(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was measured is not measured again, and the result is that of a run in one go."""
     killed("amp", "amp: sensitivity", tmp_path)

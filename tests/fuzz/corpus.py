@@ -16,10 +16,12 @@ import npukit as nk
 from npukit.calibration import Profile
 from npukit.encoding.formats import VERSIONS, write_encodings
 from npukit.graph import save, serialize
+from npukit_aic import options
 from npukit_aic.compiler import compile_model
 from npukit_aic.crt.describe import described
 from npukit_aic.files.io_list import write_io_template
 from npukit_aic.files.mdp import write_partition_template
+from npukit_aic.profile_yaml import dump_profile, make_profile
 from npukit_aic.qpc import read_qpc, write_qpc
 from npukit_aic.speed import estimate_package
 from npukit_aic.tools.profiling import STATS, stats
@@ -147,7 +149,14 @@ def _compiler_files(folder: Path, put: Any) -> None:
     write_partition_template(folder / "partitions" / "one.json", graph, 4)
     parts = [{"name": f"P{i}", "devices": [{"deviceId": i, "numCores": 2}], "nodeList": n} for i, n in enumerate(_HALVES)]
     put("partitions", "two.json", {"connections": [{"devices": [0, 1], "type": "p2p"}], "partitions": parts})
-    package = compile_model(folder / "common" / "model.onnx", {"convert_to_fp16": True, "aic_num_cores": 4})
+    samples = [{"x": sample[None]} for sample in DATA]
+    (folder / "aic_profile").mkdir()
+    dump_profile(make_profile(graph, samples, bins=16), graph, folder / "aic_profile" / "profile.yaml", bins=16)
+    lists = {n: e for n, e in encodings(graph).items() if n != "m"}
+    text = write_encodings(lists, graph, "0.6.1")  # type: ignore[arg-type]
+    put("external_lists", "lists.json", text)
+    put("external_lists", "lists.yaml", json.loads(text))
+    package = compile_model(folder / "common" / "model.onnx", options.read({"convert_to_fp16": True, "aic_num_cores": 4}))
     written = write_qpc(package, folder / "qpc_made")
     put("qpc", "programqpc.dlc", written.read_bytes())
     put("common", "model.qpc", written.read_bytes())

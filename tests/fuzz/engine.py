@@ -193,8 +193,10 @@ def _refusal(error: NpukitError) -> str:
     """A refusal is no finding, unless memory ran out before it."""
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, MemoryError):
-            return f"wants over {MEMORY >> 30} GB: {one_line(cause)} [{_place(''.join(traceback.format_tb(cause.__traceback__)))}]"
+        trace = "".join(traceback.format_tb(cause.__traceback__))
+        # Python's own parser, which numpy reads headers with, has no other word for what is nested too deep.
+        if isinstance(cause, MemoryError) and "ast.py" not in trace:
+            return f"wants over {MEMORY >> 30} GB: {one_line(cause)} [{_place(trace)}]"
         cause = cause.__cause__ or cause.__context__
     return "refused"
 

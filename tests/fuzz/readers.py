@@ -29,11 +29,13 @@ from npukit.quantization import read_source
 from npukit.quantization.optimize import choose
 from npukit_aic.crt.describe import IoDesc
 from npukit_aic.crt.slices import SlicingSpec
+from npukit_aic.external import read_external
 from npukit_aic.files.io_list import read_io_list
 from npukit_aic.files.mdp import read_partitions
 from npukit_aic.files.node_precision import read_node_precision
 from npukit_aic.files.specializations import read_specializations
 from npukit_aic.options import read as read_options
+from npukit_aic.profile_yaml import load_profile
 from npukit_aic.qpc import Qpc, read_qpc
 from npukit_aic.samples import InputFiles
 from npukit_aic.tools import batch, configurator, opstats
@@ -243,6 +245,8 @@ READERS: tuple[Reader, ...] = (
     Reader("specializations", read_specializations),
     Reader("partitions", lambda path: read_partitions(path, _graph(), devices=range(8), cores=16)),
     Reader("qpc", read_qpc, weight=5),
+    Reader("aic_profile", lambda path: load_profile(path, _graph()), weight=6),
+    Reader("external_lists", lambda path: read_external(path, _graph())),
     Reader("batch", _batch, weight=5),
     Reader("batch_list", _batch_list, weight=3),
     Reader("slicing", lambda path: SlicingSpec(path.read_text(encoding="utf-8", errors="replace")), weight=3),
@@ -273,7 +277,7 @@ COMMANDS: tuple[Reader, ...] = (
     Reader("verification", _in_folder("index.json", _command(*_VERIFY, run=_tool("qairt-accuracy-debugger"))), corpus="results"),
     Reader("qaic-opstats", _in_folder(f"program{STATS}", _command("--input-dir", "given", run=opstats.main)), corpus="opstats"),
     Reader("qaic-exec lists", _command(*_EXEC, "-custom-IO-list-file=@", out="out", run=compiler.main), corpus="io_list"),
-    Reader("qaic-exec profile", _command(*_EXEC, "-load-profile=@", out="out", run=compiler.main), corpus="profile"),
+    Reader("qaic-exec profile", _command(*_EXEC, "-load-profile=@", out="out", run=compiler.main), corpus="aic_profile"),
     Reader(
         "quantize --config", _command(*_QUANTIZE, *_DATA, "--optimize", "adaround", "--config", "@", out="out.dlc"), corpus="config"
     ),

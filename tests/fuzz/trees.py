@@ -6,6 +6,7 @@ not what their place asks for.
 
 from __future__ import annotations
 
+import datetime
 import io
 import json
 import struct
@@ -35,6 +36,10 @@ class Npy(list[Any]):
     """An .npy file: its header as text, and the bytes of its values."""
 
 
+class Documents(list[Any]):
+    """The documents of a YAML file that has several."""
+
+
 class Raw(str):
     """Text that goes into JSON or YAML as it is."""
 
@@ -46,7 +51,8 @@ def parse(suffix: str, data: bytes) -> Any:
     if suffix in (".json", ".encodings"):
         return json.loads(data, object_pairs_hook=lambda pairs: Members([*pair] for pair in pairs))
     if suffix == ".yaml":
-        return _members(yaml.safe_load(data))
+        found = [_members(document) for document in yaml.safe_load_all(data)]
+        return found[0] if len(found) == 1 else Documents(found)
     if suffix == ".onnx":
         return _message(data)
     if suffix == ".npy":
@@ -77,7 +83,9 @@ def dump(tree: Any) -> bytes:
 def _members(value: Any) -> Any:
     if isinstance(value, dict):
         return Members([key, _members(item)] for key, item in value.items())
-    return [_members(item) for item in value] if isinstance(value, list) else value
+    if isinstance(value, list):
+        return [_members(item) for item in value]
+    return Raw(value) if isinstance(value, datetime.date) else value
 
 
 def _text(value: Any) -> str:
@@ -88,6 +96,8 @@ def _text(value: Any) -> str:
     if isinstance(value, Members):
         parts = (f"{_text(p[0])}: {_text(p[1])}" if isinstance(p, list) and len(p) == 2 else _text(p) for p in value)
         return "{" + ", ".join(parts) + "}"
+    if isinstance(value, Documents):
+        return "\n---\n".join(map(_text, value))
     if isinstance(value, list):
         return "[" + ", ".join(map(_text, value)) + "]"
     return json.dumps(value)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import tracemalloc
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from npukit.calibration import OBSERVERS, Observer, Profile, Range, Seen, find_observer, observe
+from npukit.calibration import OBSERVERS, Observer, Profile, Range, Seen, find_observer, observe, open_data
 from npukit.calibration.histogram import Histogram
 from npukit.calibration.observers import chosen
 from npukit.calibration.profile import Watch
@@ -235,6 +237,32 @@ def test_an_observer_with_a_memory_of_its_own(tmp_path: Path) -> None:
         halves[0].merge(halves[1])
     with pytest.raises(DataError, match="made without calibration method 'peak'"):
         observe(GRAPH, data, ["y"]).range("y", peak, "uint8")
+
+
+@pytest.mark.parametrize("memory", [{"paek": np.zeros(())}, {"peak": np.zeros(2)}, {"peak": np.array("x")}])
+def test_a_memory_of_another_form(memory: Any) -> None:
+    """What a file says in the place of an observer's arrays never gets to the observer."""
+    seen = Seen(0.0, 1.0, 3, None, {"peak": memory})
+    profile = Profile({"y": seen}, 1)
+    with pytest.raises(DataError, match="the profile is damaged: what method 'peak' keeps"):
+        profile.range("y", Peak(), "uint8")
+    with pytest.raises(DataError, match="the profile is damaged: what method 'peak' keeps"):
+        profile.merge(profile, (Peak(),))
+
+
+@pytest.mark.parametrize(
+    ("shape", "words"), [((1 << 40,), "takes 8796093022208 bytes, found 16"), ((-2,), "-2"), ((1 << 62, 0, -1), "takes")]
+)
+def test_an_array_that_claims_more_than_it_has(shape: tuple[int, ...], words: str, tmp_path: Path) -> None:
+    """The header of an array is not believed before there is room made for it, in profiles and in data."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f8", "fortran_order": False, "shape": shape})
+    with zipfile.ZipFile(tmp_path / "p.npz", "w") as archive:
+        archive.writestr("profile.npy", header.getvalue() + bytes(16))
+    with pytest.raises(DataError, match=words):
+        Profile.load(tmp_path / "p.npz")
+    with pytest.raises(DataError, match=words):
+        open_data(tmp_path / "p.npz", GRAPH)
 
 
 def test_observers_that_keep_the_same_share_it() -> None:

@@ -91,7 +91,7 @@ def _bits(entry: Any) -> int:
     """The width of an entry of lists; 0 when it has none, which is reported when it is read."""
     try:
         return int(entry[0]["bitwidth"])
-    except (TypeError, ValueError, KeyError, IndexError):
+    except (TypeError, ValueError, LookupError, OverflowError):
         return 0
 
 

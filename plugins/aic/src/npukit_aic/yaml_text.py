@@ -12,6 +12,8 @@ from npukit.errors import DataError, UsageError, one_line
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _LARGEST = 1 << 28  # bytes; the quantization profile of a network with 2,000 tensors has 10 million
 
+_DEEPEST = 100  # the parser's time grows with the square of the depth
+
 
 def read_documents(path: Path, what: str) -> list[Any]:
     """The documents of a YAML file, which messages call ``what``.
@@ -40,6 +42,8 @@ def _documents(file: Any) -> list[Any]:
             raise ValueError("it has an alias")
         if isinstance(event, yaml.CollectionStartEvent):
             open_lists.append([])
+            if len(open_lists) > _DEEPEST:
+                raise ValueError(f"it is nested deeper than {_DEEPEST} levels")
             continue
         if isinstance(event, yaml.ScalarEvent):
             value = event.value

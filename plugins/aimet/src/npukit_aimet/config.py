@@ -18,6 +18,7 @@ Paths in messages start at ``aimet_quantizer``: ``$.amp.candidates[0]``.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -56,7 +57,7 @@ class Settings:
         if value is None:
             return None
         right = isinstance(value, int) if whole else isinstance(value, (int, float))
-        if not right or isinstance(value, bool) or not value >= least:
+        if not right or isinstance(value, bool) or not least <= value <= sys.float_info.max:
             kind = "a whole number" if whole else "a number"
             raise UsageError(f"{self.path}.{key} is {value!r}, not {kind} of at least {least:g}")
         return value

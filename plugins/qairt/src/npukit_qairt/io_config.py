@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -52,10 +53,11 @@ def read_ports(args: Namespace, graph: Graph) -> dict[str, Port]:
     return found
 
 
-def _layout(where: str, layout: str) -> str:
-    if layout.upper() not in LAYOUTS:
-        raise UsageError(f"{where}: no layout '{layout}'", hint=did_you_mean(layout, LAYOUTS))
-    return layout.upper()
+def _layout(where: str, layout: Any) -> str:
+    name = str(layout).upper()
+    if name not in LAYOUTS:
+        raise UsageError(f"{where}: no layout '{layout}'", hint=did_you_mean(name, LAYOUTS))
+    return name
 
 
 def _colors(words: Sequence[str], graph: Graph) -> tuple[str, tuple[str, str]]:
@@ -127,7 +129,8 @@ def _port(path: Path, where: str, entry: Mapping[str, Any]) -> Port:
     grid = desired.get("QuantParams") or {}
     _only(path, f"{where}.QuantParams", grid, ("Scale", "Offset"))
     scale, offset = grid.get("Scale"), grid.get("Offset")
-    if scale is not None and (not isinstance(scale, int | float) or scale <= 0 or not isinstance(offset or 0, int)):
+    fits = isinstance(scale, int | float) and 0 < scale <= sys.float_info.max and isinstance(offset or 0, int)
+    if scale is not None and not fits:
         raise UsageError(f"{path}, {where}: QuantParams need a Scale above 0 and a whole Offset")
     port = Port(entry["Name"], layouts[0], layouts[1], color, desired_dtype=dtype)
     return port if scale is None else attrs.evolve(port, grid=(float(scale), int(offset or 0)))

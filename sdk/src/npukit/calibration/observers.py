@@ -104,7 +104,8 @@ def remembered(observer: Observer, seen: Seen) -> Mapping[str, Array]:
     if not found:
         message = f"the profile was made without calibration method '{observer.name}', which keeps more than a histogram"
         raise DataError(message, hint=hint)
-    if {n: (v.shape, v.dtype) for n, v in found.items()} != {n: (v.shape, v.dtype) for n, v in form.items()}:
+    here, there = ({n: (np.shape(v), np.asarray(v).dtype.kind) for n, v in part.items()} for part in (found, form))
+    if here != there:
         raise DataError(f"the profile is damaged: what method '{observer.name}' keeps there has another form", hint=hint)
     return found
 

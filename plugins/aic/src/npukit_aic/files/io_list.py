@@ -5,6 +5,7 @@ Format: https://quic.github.io/cloud-ai-sdk-pages/, custom I/O of the model comp
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -91,7 +92,7 @@ def _grid(entry: Mapping[str, Any], dtype: str, where: str) -> Encoding | None:
     if len(given) < 2:
         raise UsageError(f"{where}: Precision int8 needs Scale and Offset, found {given[0] if given else 'none of them'}")
     scale, offset = entry["Scale"], entry["Offset"]
-    if isinstance(scale, bool) or not isinstance(scale, int | float) or not 0 < scale < float("inf"):
+    if isinstance(scale, bool) or not isinstance(scale, int | float) or not 0 < scale <= sys.float_info.max:
         raise UsageError(f"{where}: Scale is a number above 0, found {kind(scale)}")
     if isinstance(offset, bool) or not isinstance(offset, int) or not -128 <= offset <= 127:
         raise UsageError(f"{where}: Offset is a whole number in -128..127, found {kind(offset)}")
