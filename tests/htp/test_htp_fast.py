@@ -485,6 +485,7 @@ IN_FLOAT16: list[tuple[str, tuple[tuple[int, ...], ...], tuple[Array, ...], dict
     ("Add", (IMAGE, IMAGE), (), {}),
     ("Sub", (IMAGE,), (_weights(4, 1, 1),), {}),
     ("Mul", (IMAGE, (1, 4, 1, 1)), (), {}),
+    ("Div", (IMAGE,), (_weights(4, 1, 1),), {}),
     ("Max", (IMAGE, IMAGE), (), {}),
     ("Sum", (IMAGE, IMAGE, IMAGE), (), {}),
     ("PRelu", (IMAGE,), (_weights(4, 1, 1),), {}),
@@ -525,6 +526,15 @@ def test_float16_nodes(case: tuple[Any, ...], stored: str) -> None:
     encodings = {n: e for i, n in enumerate(floats) if (e := chosen[i % len(chosen)]) is not None}
     feeds = feeds_of(np.random.default_rng(5), shapes)
     assert_same(single(node, shapes, fixed), encodings, feeds, kind="float16")
+
+
+def test_float16_division() -> None:
+    """By a tensor that has zeros: infinite or NaN in float16; on a grid, where NaN has no code, the kernel divides."""
+    graph = single(Node("Div", "n", ("a", "b"), ("y",)), {"a": IMAGE, "b": IMAGE}, {})
+    feeds = feeds_of(np.random.default_rng(5), {"a": IMAGE, "b": IMAGE})
+    feeds += [{n: np.where(v > 0, v, 0).astype(np.float32) for n, v in feeds[0].items()}]
+    assert_same(graph, dict.fromkeys("aby", Encoding("float16")), feeds)
+    assert_same(graph, dict.fromkeys("aby", grid("uint8")), feeds, fast=0, kind="float16")
 
 
 def test_float16_overflows_and_underflows() -> None:
