@@ -72,7 +72,7 @@ def _along_axis(function: Callable[[FastCall, str, str], str]) -> Lowering:
 
 def _powers(call: FastCall, below: str) -> str:
     grid = _grid(call)
-    return call.write("Exp", call.write("Neg", below)) if grid is None else lookup(call, powers_below(grid), below)
+    return call.write("Exp", call.write("Neg", below)) if grid is None else lookup(call, call.literal(powers_below(grid)), below)
 
 
 def _softmax(call: FastCall, below: str, axes: str) -> str:
