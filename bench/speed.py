@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-MODELS = ("ultraface_rfb_320", "yunet_n_320", "fastestdet", "mobilenetv2s_cifar10", "resnet20_cifar10")
+MODELS = ("ultraface_rfb_320", "yunet_n_320", "fastestdet", "mobilenetv2s_cifar10", "resnet20_cifar10", "convvit_cifar10")
 
 
 def best_of(repeats: int, *actions: Callable[[], Any]) -> list[float]:

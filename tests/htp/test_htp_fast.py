@@ -236,10 +236,12 @@ def test_division(x: str, rng: np.random.Generator) -> None:
 @pytest.mark.parametrize("x", DTYPES)
 @pytest.mark.parametrize("op", ["Softmax", "LogSoftmax"])
 def test_softmax(op: str, x: str, shape: tuple[int, ...], axis: int, step: float, rng: np.random.Generator) -> None:
-    """Along short and long axes, on grids whose powers are all near 1 or all but 0."""
+    """Along short and long axes, on grids whose powers are all near 1 or all but 0; all bits of the result, and its codes."""
     out = grid("uint8" if x == "int16" else x, 0.004 if op == "Softmax" else 0.3 * step, 0.0 if op == "Softmax" else 0.9)
     graph = single(Node(op, "n", ("x",), ("y",), {"axis": axis}), {"x": shape}, {})
-    assert_same(graph, {"x": grid(x, step), "y": out}, feeds_of(rng, {"x": shape}, 60 * step))
+    feeds = feeds_of(rng, {"x": shape}, 60 * step)
+    assert_same(graph, {"x": grid(x, step), "y": out}, feeds)
+    assert_same(graph, {"x": grid(x, step)}, feeds, kind="int")
 
 
 NORMS: list[tuple[str, tuple[int, ...], int, dict[str, Any]]] = [
@@ -262,12 +264,13 @@ def norm_case(op: str, shape: tuple[int, ...], count: int, attributes: Mapping[s
 @pytest.mark.parametrize("x", DTYPES)
 @pytest.mark.parametrize("case", NORMS, ids=lambda case: case[0])
 def test_norms(case: tuple[Any, ...], x: str, step: float, rng: np.random.Generator) -> None:
-    """Normalizations, with a scale on a grid and without, of rows that vary and of rows that do not."""
+    """Normalizations, with a scale on a grid and without, of rows that vary and of rows that do not; to codes and to floats."""
     graph = norm_case(*case, rng)
     feeds = [*feeds_of(rng, {"x": case[1]}, 60 * step), {"x": np.full(case[1], 7 * step, np.float32)}]
     encodings = {"x": grid(x, step), "y": grid("uint8" if x == "int16" else x)}
     assert_same(graph, encodings, feeds)
     assert_same(graph, encodings | {"w": grid("uint8", 0.02)}, feeds)
+    assert_same(graph, {"x": grid(x, step)}, feeds, kind="int")
 
 
 def test_sums_beyond_float64_stay_with_their_kernel() -> None:
@@ -485,6 +488,7 @@ IN_FLOAT16: list[tuple[str, tuple[tuple[int, ...], ...], tuple[Array, ...], dict
     ("Add", (IMAGE, IMAGE), (), {}),
     ("Sub", (IMAGE,), (_weights(4, 1, 1),), {}),
     ("Mul", (IMAGE, (1, 4, 1, 1)), (), {}),
+    ("Div", (IMAGE,), (_weights(4, 1, 1),), {}),
     ("Max", (IMAGE, IMAGE), (), {}),
     ("Sum", (IMAGE, IMAGE, IMAGE), (), {}),
     ("PRelu", (IMAGE,), (_weights(4, 1, 1),), {}),
@@ -525,6 +529,15 @@ def test_float16_nodes(case: tuple[Any, ...], stored: str) -> None:
     encodings = {n: e for i, n in enumerate(floats) if (e := chosen[i % len(chosen)]) is not None}
     feeds = feeds_of(np.random.default_rng(5), shapes)
     assert_same(single(node, shapes, fixed), encodings, feeds, kind="float16")
+
+
+def test_float16_division() -> None:
+    """By a tensor that has zeros: infinite or NaN in float16; on a grid, where NaN has no code, the kernel divides."""
+    graph = single(Node("Div", "n", ("a", "b"), ("y",)), {"a": IMAGE, "b": IMAGE}, {})
+    feeds = feeds_of(np.random.default_rng(5), {"a": IMAGE, "b": IMAGE})
+    feeds += [{n: np.where(v > 0, v, 0).astype(np.float32) for n, v in feeds[0].items()}]
+    assert_same(graph, dict.fromkeys("aby", Encoding("float16")), feeds)
+    assert_same(graph, dict.fromkeys("aby", grid("uint8")), feeds, fast=0, kind="float16")
 
 
 def test_float16_overflows_and_underflows() -> None:

@@ -89,8 +89,8 @@ def _turned(codes: Array, encoding: Encoding | None) -> Array:
     return np.asarray(np.asarray(codes, order="C").view(np.uint8) ^ _TURN).view(other)
 
 
-def _code(code: int, encoding: Encoding) -> Array:
-    """One code of a program as CODES."""
+def _code(code: int | Array, encoding: Encoding) -> Array:
+    """One code of a program, or an array of them, as CODES."""
     return _turned(np.asarray(code, container(encoding)), encoding)
 
 
@@ -187,8 +187,8 @@ class FastCall:
             return ""
         return self._operand(index, Form.PLAIN) if value is None else self.literal(value.data)
 
-    def code(self, code: int, encoding: Encoding) -> str:
-        """One code as CODES."""
+    def code(self, code: int | Array, encoding: Encoding) -> str:
+        """One code, or an array of them, as CODES."""
         return self.literal(_code(code, encoding))
 
     def zero(self, encoding: Encoding) -> str:

@@ -18,7 +18,7 @@ from npukit.encoding import Array, Encoding, encoding_for_range, fake_quantize
 # numpy reduces a last axis of a few elements one short row at a time; as the first axis it is whole arrays at a time.
 _SHORT = 16
 # The powers of a Softmax on codes are multiples of 2**-30: float64 sums of them are exact up to 2**23.
-_POWER_UNIT = 2.0**30
+_POWER_UNIT = np.float32(2.0**30)
 
 
 def _grid(value: Value) -> Encoding | None:
@@ -30,9 +30,10 @@ def _grid(value: Value) -> Encoding | None:
 
 
 def powers_below(encoding: Encoding) -> Array:
-    """exp(-scale * d) for all differences d of two codes, from 0 on: float64, rounded to multiples of 2**-30."""
+    """exp(-scale * d) for all differences d of two codes, from 0 on: float32, rounded to multiples of 2**-30."""
     differences = np.arange(encoding.qmax - encoding.qmin + 1)
-    return np.asarray(np.rint(np.exp(-float(encoding.steps) * differences) * _POWER_UNIT) / _POWER_UNIT)
+    powers = np.exp(-float(encoding.steps) * differences).astype(np.float32)
+    return np.asarray(np.rint(powers * _POWER_UNIT) / _POWER_UNIT)
 
 
 def _along_axis(call: Call, function: Callable[[Array, int], Array]) -> list[Result]:
@@ -57,7 +58,7 @@ def softmax(call: Call) -> Sequence[Result]:
 
     def function(below: Array, axis: int) -> Array:
         powers = _powers(call, below)
-        return np.asarray(powers / powers.sum(axis, keepdims=True))
+        return np.asarray(powers / powers.sum(axis, np.float64, keepdims=True).astype(powers.dtype))
 
     return _along_axis(call, function)
 
@@ -68,7 +69,7 @@ def log_softmax(call: Call) -> Sequence[Result]:
     def function(below: Array, axis: int) -> Array:
         grid = _grid(call.value(0))
         shifted = -below if grid is None else -float(grid.steps) * below
-        return np.asarray(shifted - np.log(_powers(call, below).sum(axis, keepdims=True)))
+        return np.asarray(shifted - np.log(_powers(call, below).sum(axis, np.float64, keepdims=True)))
 
     return _along_axis(call, function)
 

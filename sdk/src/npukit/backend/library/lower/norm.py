@@ -72,18 +72,19 @@ def _along_axis(function: Callable[[FastCall, str, str], str]) -> Lowering:
 
 def _powers(call: FastCall, below: str) -> str:
     grid = _grid(call)
-    return call.write("Exp", call.write("Neg", below)) if grid is None else lookup(call, powers_below(grid), below)
+    return call.write("Exp", call.write("Neg", below)) if grid is None else lookup(call, call.literal(powers_below(grid)), below)
 
 
 def _softmax(call: FastCall, below: str, axes: str) -> str:
     powers = _powers(call, below)
-    return call.write("Div", powers, call.write("ReduceSum", powers, axes))
+    total = call.write("ReduceSum", _wide(call, powers), axes)
+    return call.write("Div", powers, total if _grid(call) is None else call.write("Cast", total, to=_FLOAT))
 
 
 def _log_softmax(call: FastCall, below: str, axes: str) -> str:
     grid = _grid(call)
     shifted = call.write("Mul", _wide(call, below), _double(call, -1.0 if grid is None else -float(grid.steps)))
-    return call.write("Sub", shifted, call.write("Log", call.write("ReduceSum", _powers(call, below), axes)))
+    return call.write("Sub", shifted, call.write("Log", call.write("ReduceSum", _wide(call, _powers(call, below)), axes)))
 
 
 # ---------------------------------------------------------------------------------------------------------------- deviations

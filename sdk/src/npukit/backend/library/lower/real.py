@@ -51,6 +51,13 @@ def _chain(op: str) -> Lowering:
     return _real(lambda call: str(reduce(lambda a, b: call.write(op, a, b), (call.real(i) for i in range(len(call.node.inputs))))))
 
 
+def _divided(call: FastCall) -> bool:
+    """Div where 0 / 0, which has no code that all agree on, cannot be or stays NaN."""
+    divisor = call.real_constant(1)
+    is_safe = call.wanted() is None if divisor is None else bool(np.all(divisor))
+    return is_safe and _chain("Div")(call)
+
+
 def _or_table(real: Lowering) -> Lowering:
     """A function of one value: its table between grids, else an operator of ONNX Runtime."""
     return lambda call: tabulated(call) or real(call)
@@ -219,6 +226,7 @@ REAL: Mapping[str, Lowering] = {
     "Clip": _or_table(_real(_clip, picks=True)),
     "Concat": _real(_concat, picks=True),
     "Conv": _sum(_conv),
+    "Div": _divided,
     "Gemm": _sum(_gemm),
     "GlobalAveragePool": _sum(_global_average_pool),
     "LeakyRelu": _or_table(_real(_same)),

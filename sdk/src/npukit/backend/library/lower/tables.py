@@ -25,7 +25,9 @@ def tabulated(call: FastCall) -> bool:
         return call.give(_clamped(call, call.codes(0), low, high, x))
     if np.array_equal(table, np.clip(quantize(dequantize(codes, x), out), low, high)):
         return call.give(_clamped(call, call.quantized(call.real(0), out), low, high, out))
-    return call.give(_looked_up(call, table, x, out))
+    # uint8 and uint16 codes count from 0; negative int16 codes count from the end of a table that starts at code 0.
+    ordered = np.roll(table, x.qmin) if x.dtype == "int16" else table
+    return call.give(lookup(call, call.code(ordered, out), call.write("Cast", call.codes(0), to=_INT32)))
 
 
 def _table(call: FastCall, x: Encoding) -> Array:
@@ -47,21 +49,13 @@ def _clamped(call: FastCall, codes: Operand | str, low: int, high: int, grid: En
     return call.rounded(call.write("Clip", steps, *limits), grid)
 
 
-def _looked_up(call: FastCall, table: Array, x: Encoding, out: Encoding) -> str:
-    """A lookup of every code.
+def lookup(call: FastCall, table: str, indices: str) -> str:
+    """The entries of the constant ``table`` (entries,) at ``indices``, int32, negative ones from its end.
 
-    uint8 and uint16 codes count from 0; negative int16 codes count from the end of a table that starts at code 0.
+    GatherElements on one axis is the quick one of ONNX Runtime's lookups.
     """
-    ordered = np.roll(table, x.qmin) if x.dtype == "int16" else table
-    integers = ordered.astype(np.float32) - np.float32(out.zeros)
-    return call.rounded(lookup(call, integers, call.write("Cast", call.codes(0), to=_INT32)), out)
-
-
-def lookup(call: FastCall, table: Array, indices: str) -> str:
-    """The entries of ``table`` (entries,) at ``indices``, int32; GatherElements on one axis is the quick one of ONNX Runtime's
-    lookups."""
     flat = call.write("Reshape", indices, call.literal([-1], np.int64))
-    found = call.write("GatherElements", call.literal(table), flat, axis=0)
+    found = call.write("GatherElements", table, flat, axis=0)
     return call.write("Reshape", found, call.write("Shape", indices))
 
 
