@@ -169,3 +169,6 @@ def test_others_install_beside_it(route: tuple[str, list[str]], tmp_path: Path) 
         ("aic", "cpu", "htp", "mynpu", "toy"), "ok"
     )
     assert "a8w4" in output(python.with_name("npukit"), "demo", "-q", cwd=tmp_path, env=environment)
+    stand_ins = "import qaic, qaicrt, QAicApi_pb2; print(qaic.__file__)"
+    assert "npukit_aic" in output(python, "-c", stand_ins, cwd=tmp_path, env=environment)
+    assert "Nsp Total:14" in output(python.with_name("qaic-util"), "-q", "-d", "0", cwd=tmp_path, env=environment)
