@@ -7,8 +7,9 @@ import tempfile
 import time
 from pathlib import Path
 
+from .commands import COMMANDS, schedule
 from .engine import Finding, Fuzzer, corpus_in, damaged_inputs
-from .readers import COMMANDS, READERS, schedule
+from .readers import READERS
 
 parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
 parser.add_argument("--count", type=int, default=20_000, metavar="N", help="how many inputs (default: 20000)")

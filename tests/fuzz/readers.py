@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import os
 import shutil
 import warnings
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,6 @@ import numpy as np
 
 from npukit.backend import load_socs
 from npukit.calibration import Profile, all_observers, open_data, read_input_list
-from npukit.cli.main import main as npukit
 from npukit.encoding import fake_quantize
 from npukit.encoding.formats import read_encodings
 from npukit.errors import UsageError
@@ -38,13 +35,10 @@ from npukit_aic.options import read as read_options
 from npukit_aic.profile_yaml import load_profile
 from npukit_aic.qpc import Qpc, read_qpc
 from npukit_aic.samples import InputFiles
-from npukit_aic.tools import batch, configurator, opstats
-from npukit_aic.tools import exec as compiler
-from npukit_aic.tools.profiling import STATS
+from npukit_aic.tools import batch, configurator
 from npukit_aimet.amp.search import Memory
 from npukit_qairt.algorithms import chosen_algorithms
 from npukit_qairt.io_config import read_ports
-from npukit_qairt.main import main as qairt
 
 from .models import network
 
@@ -67,10 +61,6 @@ class Reader:
     @property
     def folder(self) -> str:
         return self.corpus or self.name
-
-
-class BrokenPromiseError(Exception):
-    """A command that ended in a way that it never should."""
 
 
 @cache
@@ -173,57 +163,6 @@ def _io_desc(path: Path) -> None:
         raise UsageError(str(error)) from None
 
 
-# ---------------------------------------------------------------------------------------------------------------- commands
-
-
-def _command(*words: str, out: str = "", run: Callable[[list[str]], int] = npukit) -> Callable[[Path], None]:
-    """A command with the damaged file for "@": it ends with 0, or with 1 or 2 and no file more than there was before."""
-
-    def read(path: Path) -> None:
-        before = set(path.parent.rglob("*"))
-        printed, said = io.StringIO(), io.StringIO()
-        with contextlib.chdir(path.parent), contextlib.redirect_stdout(printed), contextlib.redirect_stderr(said):
-            code = run([word.replace("@", str(path)) for word in words])
-        new = set(path.parent.rglob("*")) - before
-        text = said.getvalue()
-        if code not in (0, 1, 2) or "Traceback" in text:
-            raise BrokenPromiseError(f"exit code {code}: {text[-600:]}")
-        if code and new:
-            raise BrokenPromiseError(f"exit code {code}, but it left {sorted(p.name for p in new)}")
-        if code == 0 and out and not (path.parent / out).exists():
-            raise BrokenPromiseError(f"exit code 0 without {out}")
-        for left in sorted(new, reverse=True):
-            left.rmdir() if left.is_dir() else left.unlink()
-        if code:
-            raise UsageError(text)
-
-    return read
-
-
-def _in_folder(name: str, command: Callable[[Path], None]) -> Callable[[Path], None]:
-    """A command that is given the folder "given", where the damaged file is called ``name``."""
-
-    def read(path: Path) -> None:
-        given = path.parent / "given"
-        shutil.copy(path, given / name)
-        command(given)
-
-    return read
-
-
-def _tool(name: str) -> Callable[[list[str]], int]:
-    return lambda words: qairt(name, words)
-
-
-_OVERRIDE = ("--no-strict", "--overrides", "@")
-_QUANTIZE = ("quantize", "model.onnx", "--backend", "htp", "-o", "out.dlc")
-_TO_CPU = ("--backend", "cpu", "-o", "out.dlc")
-_CONVERT = ("--input_network", "model.onnx", "--output_path", "out.dlc")
-_EXEC = ("-m=model.onnx", "-aic-binary-dir=out", "-compile-only")
-_COMPARE = ("compare_encodings", "--encoding_path1", "@", "--encoding_path2", "encodings.json", "--working_directory", "out")
-_VERIFY = ("verification", "--inference_tensor", "given", "--reference_tensor", "results", "--working_directory", "out")
-_DATA = ("--data", "data.npz")
-
 READERS: tuple[Reader, ...] = (
     Reader("onnx", _onnx, weight=12),
     Reader("external", _onnx, weight=4),
@@ -253,42 +192,6 @@ READERS: tuple[Reader, ...] = (
     Reader("io_desc", _io_desc, weight=3),
     Reader("configurator", lambda path: configurator._task(path.parent / "model.onnx", path), weight=5),
 )
-COMMANDS: tuple[Reader, ...] = (
-    Reader("info .onnx", _command("info", "@"), corpus="onnx", weight=3),
-    Reader("info .dlc", _command("info", "@", "--json"), corpus="dlc", weight=3),
-    Reader("check .onnx", _command("check", "@", "--backend", "htp"), corpus="onnx", weight=3),
-    Reader("check .dlc", _command("check", "@"), corpus="dlc", weight=3),
-    Reader("diff", _command("diff", "@", "model.dlc"), corpus="dlc"),
-    Reader("export", _command("export", "@", "--format", "onnx-qdq", "-o", "out.onnx", out="out.onnx"), corpus="dlc", weight=2),
-    Reader("run", _command("run", "@", *_DATA, "-o", "out", out="out"), corpus="dlc", weight=2),
-    Reader("convert .onnx", _command("convert", "@", "-o", "out.dlc", out="out.dlc"), corpus="onnx"),
-    Reader("quantize .onnx", _command("quantize", "@", *_TO_CPU, *_DATA, out="out.dlc"), corpus="external"),
-    Reader("quantize --data", _command(*_QUANTIZE, "--data", "@", out="out.dlc"), corpus="data"),
-    Reader("quantize --overrides", _command(*_QUANTIZE, *_DATA, *_OVERRIDE, out="out.dlc"), corpus="encodings"),
-    Reader("quantize --profile", _command(*_QUANTIZE, "--data", "@", out="out.dlc"), corpus="profile"),
-    Reader("check --soc-file", _command("check", "model.onnx", "--backend", "htp:N1", "--soc-file", "@"), corpus="soc"),
-    Reader("qairt-converter", _command(*_CONVERT, "--config", "@", run=_tool("qairt-converter")), corpus="io_config"),
-    Reader(
-        "qairt-converter overrides",
-        _command(*_CONVERT, "--quantization_overrides", "@", run=_tool("qairt-converter")),
-        corpus="encodings",
-    ),
-    Reader("compare_encodings", _command(*_COMPARE, run=_tool("qairt-accuracy-debugger")), corpus="encodings", weight=3),
-    Reader("verification", _in_folder("index.json", _command(*_VERIFY, run=_tool("qairt-accuracy-debugger"))), corpus="results"),
-    Reader("qaic-opstats", _in_folder(f"program{STATS}", _command("--input-dir", "given", run=opstats.main)), corpus="opstats"),
-    Reader("qaic-exec lists", _command(*_EXEC, "-custom-IO-list-file=@", out="out", run=compiler.main), corpus="io_list"),
-    Reader("qaic-exec profile", _command(*_EXEC, "-load-profile=@", out="out", run=compiler.main), corpus="aic_profile"),
-    Reader(
-        "quantize --config", _command(*_QUANTIZE, *_DATA, "--optimize", "adaround", "--config", "@", out="out.dlc"), corpus="config"
-    ),
-    Reader("qairt-dlc-info", _command("--input_dlc", "@", run=_tool("qairt-dlc-info")), corpus="dlc"),
-)
-
-
-def schedule(readers: Sequence[Reader] = READERS, commands: Sequence[Reader] = COMMANDS, share: float = 0.01) -> list[float]:
-    """How often each of ``(*readers, *commands)`` has its turn; commands together ``share`` of all."""
-    total, rest = sum(r.weight for r in readers), sum(r.weight for r in commands)
-    return [r.weight / total * (1 - share) for r in readers] + [r.weight / rest * share for r in commands]
 
 
 def quiet() -> None:

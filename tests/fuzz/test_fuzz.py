@@ -29,7 +29,8 @@ import ctypes, signal, sys, time
 from pathlib import Path
 from npukit.errors import DataError, UsageError
 from tests.fuzz.engine import Fuzzer
-from tests.fuzz.readers import COMMON, Reader, _command
+from tests.fuzz.commands import command
+from tests.fuzz.readers import COMMON, Reader
 
 def bug(path): return {}["absent"]
 def slow(path): time.sleep(60)
@@ -46,7 +47,7 @@ def half(words): Path("half.dlc").write_bytes(b"1"); return 2
 def third(words): return 3
 def nothing(words): return 0
 
-commands = [_command("x", run=half), _command("x", run=third), _command("x", run=nothing, out="out.dlc")]
+commands = [command("x", run=half), command("x", run=third), command("x", run=nothing, out="out.dlc")]
 readers = [bug, slow, stuck, dead, hungry, hungry_and_polite, refusing, *commands, Path.read_bytes]
 inputs = [(Reader(str(i), read), ".txt", b"content") for i, read in enumerate(readers)]
 folder = Path(sys.argv[1])
