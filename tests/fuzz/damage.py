@@ -68,7 +68,7 @@ RAW = tuple(
         ),
     )
 )
-_LARGEST = 1 << 20
+_LARGEST, _MOST = 1 << 20, 20_000  # bytes of a file, parts that are added to one at a time
 _DIGITS = re.compile(rb"\d+")
 
 
@@ -129,10 +129,15 @@ def _edited(random: Random, node: Any, donor: Any) -> Any:
     elif choice < 0.20:
         changed[place] = _part(random, donor)
     elif choice < 0.21:
-        changed.extend(node[place : place + 1] * random.choice((10, 100, 2000)))
+        changed.extend(node[place : place + 1] * min(random.choice((10, 100, 2000)), _MOST // _size(node[place])))
     else:
         changed[place] = _edited(random, node[place], donor)
     return changed
+
+
+def _size(tree: Any) -> int:
+    """How many parts a tree has."""
+    return 1 + sum(map(_size, tree)) if isinstance(tree, list) else 1
 
 
 def _part(random: Random, tree: Any) -> Any:
