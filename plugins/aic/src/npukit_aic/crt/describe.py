@@ -86,7 +86,7 @@ class IoDesc:
             found = json.loads(bytes(serialized))
             shapes = [IoShapes([IoShape(**shape) for shape in row["shapes"]]) for row in found["allowed_shapes"]]
             bindings = [IoBinding(**binding) for binding in found["bindings"]]
-        except (ValueError, LookupError, TypeError, RecursionError):
+        except (ValueError, LookupError, TypeError, OverflowError, RecursionError):
             raise ValueError("these bytes are no description of bindings: Qpc.getIoDescriptor gives one") from None
         self.allowed_shapes, self.selected_set = shapes, IoSet(bindings)
         return len(serialized)

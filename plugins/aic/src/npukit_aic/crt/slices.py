@@ -42,7 +42,7 @@ class SlicingSpec:
         """Read the JSON text. Raises CallError for content of another form."""
         try:
             self._specs = tuple(_buffer_spec(entry) for entry in json.loads(text)["BufferSpecs"])
-        except (ValueError, LookupError, TypeError, RecursionError):
+        except (ValueError, LookupError, TypeError, OverflowError, RecursionError):
             hint = '{"BufferSpecs": [{"Name": "past_key.*", "ElemSize": 2, "DimSpecs": [{"start": "batch_index"}, {"start": 0}]}]}'
             raise CallError("this is no slicing spec", hint=hint) from None
 
