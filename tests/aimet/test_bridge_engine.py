@@ -41,7 +41,7 @@ REAL = os.environ.get("AIMET_ENV_PYTHON", "")
 OPTIMIZERS = {"adaround": AimetAdaround(iterations=300), "seq-mse": AimetSeqMse(), "cle": AimetCle()}
 
 
-def network(bias: float = 0.1) -> Graph:
+def network(bias: float = 0.1, batch: int | str = 1) -> Graph:
     """Conv, depthwise Conv, Conv and Gemm with a few hundred parameters."""
     rng = np.random.default_rng(0)
 
@@ -62,7 +62,7 @@ def network(bias: float = 0.1) -> Graph:
     ]
     constants = {"w1": weights(6, 2, 3, 3), "w2": weights(6, 1, 3, 3), "w3": weights(8, 6, 1, 1), "w4": weights(3, 8)}
     constants |= {f"b{i}": np.float32(bias) * weights(constants[f"w{i}"].shape[0]) for i in range(1, 5)}
-    return make_graph(nodes, {"x": ("float32", (1, 2, 8, 8))}, ["y"], constants)
+    return make_graph(nodes, {"x": ("float32", (batch, 2, 8, 8))}, ["y"], constants)
 
 
 def samples(count: int = 8, seed: int = 1) -> dict[str, Array]:
@@ -238,6 +238,18 @@ def test_the_job_is_json_onnx_and_plain_arrays(player: Player, tmp_path: Path) -
     assert {(e["name"], e["bw"], e["is_sym"], e["enc_type"]) for e in grids["param_encodings"]} == {
         (name, 4, True, "PER_CHANNEL") for name in ("w1", "w2", "w3", "w4")
     }
+
+
+def test_the_samples_come_in_the_batches_of_npukit(player: Player, tmp_path: Path) -> None:
+    """Where the batch is open, AIMET gets what npukit's own walk runs: several samples at once, an eighth apart."""
+    copy = tmp_path / "copy"
+    player(f"shutil.copytree('.', {str(copy)!r})\n" + PLAY)
+    with pytest.raises(PluginError):  # not the job of the recording
+        quantize(network(batch="n"), "htp", data=samples(20), options=Options(weights="int4"), optimize=[AimetAdaround()])
+    with np.load(copy / "samples.npz", allow_pickle=False) as archive:
+        batches = [archive[f"{index}.0"] for index in range(len(archive.files))]
+    assert [len(batch) for batch in batches] == [2] * 10
+    assert np.array_equal(np.concatenate(batches), samples(20)["x"])
 
 
 def test_the_environment_sees_nothing_of_this_python(player: Player, monkeypatch: pytest.MonkeyPatch) -> None:

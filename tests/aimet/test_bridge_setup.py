@@ -161,7 +161,8 @@ STAND_IN = """\
 #!{python}
 import json, os, shutil, sys
 words = sys.argv[1:]
-open({calls!r}, "a").write(json.dumps([words, os.environ.get("PIP_CONSTRAINT"), os.environ.get("PYTHONPATH")]) + chr(10))
+seen = [os.environ.get(name) for name in ("PIP_CONSTRAINT", "PYTHONPATH", "PIP_EXTRA_INDEX_URL")]
+open({calls!r}, "a").write(json.dumps([words, *seen]) + chr(10))
 if words[:2] == ["-m", "venv"]:
     os.makedirs(os.path.join(words[2], "bin"), exist_ok=True)
     open(os.path.join(words[2], "pyvenv.cfg"), "w").close()
@@ -169,6 +170,7 @@ if words[:2] == ["-m", "venv"]:
     {venv}
 elif words[:2] == ["-m", "pip"]:
     print("Collecting aimet-onnx", flush=True)
+    print("  Downloading torch-9.9+cpu.whl (184.5 MB)", flush=True)
     {pip}
 else:
     {probe}
@@ -211,8 +213,22 @@ def test_the_public_package_is_installed(
     assert venv[0] == ["-m", "venv", str(env)]
     assert pip[0][:3] == ["-m", "pip", "install"]
     assert pip[0][-1] == "aimet-onnx>=1.33.0"
-    assert pip[1:] == ["mine.txt", None]
+    assert pip[1:3] == ["mine.txt", None]
     assert probe[0][-2:] == ["--probe", "--tied"]
+
+
+@pytest.mark.parametrize("cuda", [False, True])
+def test_builds_for_cpus_unless_asked(
+    cuda: bool, base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The index of CPU builds is added to the user's own; sizes and steps are told while it goes on."""
+    monkeypatch.setenv("PIP_EXTRA_INDEX_URL", "https://mine")
+    assert main(["aimet", "setup-env", "--env_path", str(tmp_path / "env"), "--python", base(), *["--cuda"] * cuda]) == 0
+    index = json.loads((tmp_path / "calls").read_text().splitlines()[1])[3]
+    assert index == ("https://mine" if cuda else "https://mine https://download.pytorch.org/whl/cpu")
+    told = capsys.readouterr().err
+    assert ("6.4 GB" if cuda else "2 GB") in told
+    assert "Downloading torch-9.9+cpu.whl (184.5 MB)" in told
 
 
 @pytest.mark.parametrize("flag", ["--aimet_sdk_tar", "--aimet-sdk-tar"])
@@ -234,7 +250,7 @@ FAILURES = {
         {"pip": "print('ERROR: no such wheel'); print('bye'); sys.exit(1)"},
         "pip ended with exit code 1: ERROR: no such wheel",
     ),
-    "pip killed": ({"pip": "os.kill(os.getpid(), 9)"}, "pip was killed by signal 9 (out of memory?): Collecting aimet-onnx"),
+    "pip killed": ({"pip": "os.kill(os.getpid(), 9)"}, "pip was killed by signal 9 (out of memory?): Downloading torch"),
     "no AIMET": (
         {"probe": "print(json.dumps(dict(kind='error', message='has no aimet_onnx')))"},
         "cannot load AIMET: has no aimet_onnx",

@@ -175,6 +175,18 @@ def test_matmul_of_activations(a: str, b: str, soc: str, rng: np.random.Generato
         assert_same(graph, encodings, feeds_of(rng, shapes), soc=soc)
 
 
+@pytest.mark.parametrize("batch", [(), (1,), (2,), (1, 1), (1, 2)])
+@pytest.mark.parametrize("per_channel", [False, True])
+@pytest.mark.parametrize("x", ["uint8", "uint16"])
+def test_matmul_of_a_stack_of_weights(x: str, per_channel: bool, batch: tuple[int, ...], rng: np.random.Generator) -> None:
+    """A constant of any rank on the right, with one scale and with scales per column."""
+    weight = rng.standard_normal((*batch, 4, 6)).astype(np.float32)
+    kind = {"granularity": "channel", "axis": weight.ndim - 1} if per_channel else {}
+    encodings = {"x": grid(x), "w": encoding_for_weights(weight, "int8", **kind), "y": grid(x, 0.3)}
+    shapes = {"x": (1, 2, 5, 4)}
+    assert_same(single(Node("MatMul", "n", ("x", "w"), ("y",)), shapes, {"w": weight}), encodings, feeds_of(rng, shapes))
+
+
 def test_every_code_of_a_right_operand(rng: np.random.Generator) -> None:
     """All codes of uint16, on grids with their zero point anywhere, as the product takes them."""
     values = np.arange(1 << 16, dtype=np.float32).reshape(1, 1 << 16)

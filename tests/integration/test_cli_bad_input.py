@@ -11,6 +11,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+import npukit as nk
+from npukit.errors import ModelError
+from npukit.graph import Node, make_graph
+
 
 def write(path: Path, nodes: list[onnx.NodeProto], inputs: tuple[str, ...] = ("x",), outputs: tuple[str, ...] = ("y",)) -> Path:
     """An ONNX file that is not checked in any way."""
@@ -152,3 +156,19 @@ def test_unknown_command_and_flag(cli: Any, model: Path) -> None:
     """Typos come with what was meant."""
     refused(cli("quantise"), "did you mean 'quantize'", code=2)
     refused(cli("check", model, "--bakcend", "htp"), "did you mean '--backend'", code=2)
+
+
+def test_convert_writes_packages_only(cli: Any, model: Path, tmp_path: Path) -> None:
+    """A package under the name of an ONNX model would be taken for one."""
+    done = cli("convert", model, "-o", "made.onnx", check=2)
+    assert "what is written is a package" in done.stderr
+    assert not (tmp_path / "made.onnx").exists()
+
+
+def test_export_of_an_open_shape(tmp_path: Path) -> None:
+    """The vendor's files have fixed shapes: what is open is named, with the flag that binds it."""
+    graph = make_graph([Node("Relu", "r", ("x",), ("y",))], {"x": ("float32", ("N", 4))}, ["y"], {})
+    target = nk.target("qnn")
+    with pytest.raises(ModelError, match="input 'x' has the open shape") as caught:
+        target.backend.export(target.compile(graph, {}), "qnn-dlc", tmp_path / "made.dlc")
+    assert "--batch" in caught.value.hint

@@ -59,7 +59,7 @@ def test_lists_are_utf_8(folder: Path) -> None:
         ({"version": "9.0"}, ("version '9.0'", "1.0.0")),
         ({"activation_encodings": {}, "param_encodings": {"c": [_GRID]}}, ("'c' is an activation", "param_encodings")),
         ({"activation_encodings": [_GRID]}, ("activation_encodings", "object")),
-        ({"activation_encodings": {"cc": [_GRID]}}, ("'cc'", "match no tensor")),
+        ({"activation_encodings": {"cc": [_GRID]}}, ("'cc'", "without a tensor")),
     ],
 )
 def test_overrides(changes: dict[str, object], words: tuple[str, ...], folder: Path) -> None:

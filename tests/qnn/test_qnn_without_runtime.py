@@ -159,3 +159,16 @@ def test_mixed_widths_meet_through_converts() -> None:
     codes = np.arange(256)
     values = (codes - int(narrow.zeros)).astype(np.float32) * narrow.steps
     np.testing.assert_array_equal(quantize(values, grids["x.wide"]), 257 * codes)
+
+
+def test_what_is_made_for_a_node_belongs_to_it() -> None:
+    """A verdict on a Convert or a Quantize is about the node that reads it, else about the one that makes its input."""
+    nodes = [Node("Relu", "first", ("x",), ("h",)), Node("Relu", "last", ("h",), ("y",))]
+    graph = make_graph(nodes, {"x": ("float32", (1, 4))}, ["y"], {})
+    narrow, wide = encoding_for_range(-1, 1, "uint8"), encoding_for_range(-1, 1, "uint16")
+    lowered = lower(graph, {"x": narrow, "h": wide, "y": narrow}, graph.outputs)
+    owners = {node.name: owner.name for node in lowered.graph.nodes if (owner := lowered.owner(node.name))}
+    assert owners["x.convert"] == "first"
+    assert owners["y.convert"] == "last"
+    assert set(owners) == {node.name for node in lowered.graph.nodes}
+    assert lowered.owner("nobody") is None

@@ -148,6 +148,21 @@ def test_shared_weight_keeps_its_values() -> None:
     assert_same(graph, fold_affine(graph))
 
 
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1), (3, 1), (6,), (1, 6), (3, 6)])
+@pytest.mark.parametrize("turned", [0, 1])
+def test_a_bias_has_a_value_per_channel(shape: tuple[int, ...], turned: int) -> None:
+    """A C that the channels of a Gemm share is spread over them; another reader of it keeps what it had."""
+    weight = arrays(w=(6, 4) if turned else (4, 6))
+    nodes = [Node("Gemm", "g", ("x", "w", "c"), ("y",), {"transB": turned}), Node("Mul", "m", ("y", "c"), ("z",))]
+    for count, ends in ((1, ["y"]), (2, ["y", "z"])):
+        graph = make_graph(nodes[:count], {"x": ("float32", (3, 4))}, ends, {**weight, **arrays(c=shape)})
+        folded = fold_affine(graph)
+        bias = folded.tensor(folded.nodes[0].inputs[2]).data
+        assert bias is not None
+        assert bias.shape[-1] == 6
+        assert_same(graph, folded)
+
+
 def test_casts_are_plain() -> None:
     """A CastLike is a Cast to the type of the other tensor, a constant one is folded, and a Cast to the same type goes."""
     nodes = [

@@ -103,3 +103,15 @@ def test_diff_of_nan() -> None:
         for inner in (body, other)
     )
     assert [(d.name, d.first, d.second) for d in diff_packages(first, second)] == [("mm: body: r: op", "Relu", "Sigmoid")]
+
+
+def test_differences_read_differently() -> None:
+    """Options are compared one by one, and grids that print alike say what differs."""
+    grids = [Encoding("int8", [0.1, 0.2, scale], axis=1) for scale in (0.15, 0.16)]
+    manifests = [Manifest("htp", "SM8750", options={"limit": limit, "strict": True}) for limit in (None, 2)]
+    first, second = (Package(m, model(), {"w": e}) for m, e in zip(manifests, grids, strict=True))
+    found = {d.name: (d.first, d.second) for d in diff_packages(first, second)}
+    assert found["options: limit"] == ("-", "2")
+    assert found["w"][0] != found["w"][1]
+    assert "1 of 3 values differ" in found["w"][1]
+    assert set(found) == {"options: limit", "w"}

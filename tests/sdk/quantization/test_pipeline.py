@@ -255,6 +255,43 @@ def test_float_fallback() -> None:
     assert nk.check(again, backend="lesser", registry=registry).verdict == "accepted"  # what was asked for stays asked for
 
 
+@pytest.mark.parametrize("op", ["LRN", "PRelu"])
+def test_float_fallback_of_a_refused_type(op: str, tmp_path: Path) -> None:
+    """An op that has no form of 16 bits is refused, and with a fallback computes in float16, in the saved package too."""
+    more = ("s",) if op == "PRelu" else ()
+    node = Node(op, "n", ("c", *more), ("y",), {"size": 3} if op == "LRN" else {})
+    graph = make_graph(
+        [Node("Conv", "conv", ("x", "w"), ("c",)), node],
+        {"x": ("float32", (1, 2, 8, 8))},
+        ["y"],
+        weights(w=(4, 2, 1, 1), s=(4, 1, 1)),
+    )
+    options = nk.Options(activations="uint16")
+    with pytest.raises(ConstraintError, match="node 'n'"):
+        quantized(graph, options=options)
+    made = quantized(graph, options=nk.Options(activations="uint16", float_fallback=True))
+    assert [(p.severity, p.rule, p.node) for p in made.report.problems] == [("warning", "float-fallback", "n")]
+    made.save(tmp_path / "made.dlc")
+    assert nk.check(tmp_path / "made.dlc").verdict == "accepted"
+    with nk.Session(tmp_path / "made.dlc") as session:
+        assert session.program.types == {"conv": "int", "n": "float16"}
+        assert np.isfinite(session.run(DATA[0])["y"]).all()
+    again = nk.quantize(tmp_path / "made.dlc", data=DATA, options=nk.Options(activations="uint8"))
+    assert again.package.types["n"] == "int"
+
+
+def test_missing_ops_are_refused_before_data_is_read() -> None:
+    """All problems are listed, although no sample was run."""
+    nodes = [Node("Conv", "conv", ("x", "w"), ("c",)), Node("Det", "det", ("c",), ("y",))]
+    graph = make_graph(nodes, {"x": ("float32", (1, 2, 8, 8))}, ["y"], weights(w=(4, 2, 1, 1)))
+    runs: list[Any] = []
+    with pytest.raises(ConstraintError, match="htp has no op Det") as caught:
+        quantized(graph, on_event=runs.append)
+    assert [p.node for p in caught.value.problems] == ["det"]
+    assert not runs
+    assert quantized(graph, options=nk.Options(strict=False)).report.problems
+
+
 def test_encodings_have_json_safe_history() -> None:
     """The manifest of a result is plain data."""
     manifest = quantized(history=["npukit", "quantize"]).package.manifest

@@ -7,7 +7,7 @@ grow with the number of samples.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext, suppress
 from itertools import islice
 
@@ -23,20 +23,17 @@ from npukit.events import Event
 from npukit.graph import Graph, Node, Tensor, captured, reads
 from npukit.quantization import Job
 from npukit.replay import Piece, Replay, Step, cut
+from npukit_aimet.batches import HOLDOUT, merged
 from npukit_aimet.linear import OPS, Linear, Picks, linear_view
 from npukit_aimet.moments import Gatherer, Moments
 from npukit_aimet.reads import fixed_nodes, is_own
 
-_MERGED = 32
 # Columns to look at: so many per weight of a row, more of them in narrow layers, where they cost little. Beyond this the choice
 # of images matters more than the number of columns.
 _PER_WEIGHT = 12
 _WORK = 3e8  # multiply-accumulates of the second moments of one path
 _MOST, _LEAST = 40_000, 1024
 _WIDEST = 250_000_000  # entries of a matrix of second moments: 2 GB, and there are several
-
-HOLDOUT = 8
-"""Every eighth entry is held out: solutions are compared on samples they have not seen."""
 
 
 @attrs.frozen(eq=False)
@@ -257,42 +254,12 @@ def _stages(graph: Graph, layers: list[Linear]) -> list[_Stage]:
 
 def _fill(job: Job, plain: Replay, coded: Replay, encodings: Mapping[str, Encoding], limit: int | None) -> None:
     """Put the samples on both paths, quantized where the input is."""
-    for feeds in _merged(islice(job.data, limit), _merge_size(job)):
+    for feeds in merged(job, limit):
         if plain is not coded:
             plain.keep(feeds)
         coded.keep({n: fake_quantize(values, encodings[n]) if n in encodings else values for n, values in feeds.items()})
     if not len(coded):
         raise DataError("the data set is empty", hint="at least one sample is needed")
-
-
-def _merge_size(job: Job) -> int:
-    """How many samples may run at once: several where the first dimension of all inputs and outputs is one open batch.
-
-    So many entries stay that some can be held out.
-    """
-    graph, samples = job.reference, job.data
-    shapes = [graph.tensor(n).shape or (None,) for n in (*graph.inputs, *graph.outputs)]
-    symbols = {shape[0] if shape else None for shape in shapes}
-    (symbol,) = symbols if len(symbols) == 1 else (None,)
-    if not isinstance(symbol, str) or any(symbol in shape[1:] for shape in shapes):
-        return 1
-    return max(1, min(_MERGED, len(samples) // HOLDOUT if isinstance(samples, Sized) else 1))
-
-
-def _merged(samples: Iterable[Mapping[str, Array]], size: int) -> Iterator[Mapping[str, Array]]:
-    """Groups of ``size`` samples as one; where their other dimensions differ they stay apart."""
-    waiting: list[Mapping[str, Array]] = []
-    for feeds in samples:
-        if waiting and (len(waiting) == size or any(v.shape[1:] != waiting[0][n].shape[1:] for n, v in feeds.items())):
-            yield _stacked(waiting)
-            waiting = []
-        waiting.append(feeds)
-    if waiting:
-        yield _stacked(waiting)
-
-
-def _stacked(samples: list[Mapping[str, Array]]) -> Mapping[str, Array]:
-    return samples[0] if len(samples) == 1 else {n: np.concatenate([feeds[n] for feeds in samples]) for n in samples[0]}
 
 
 def _observe(layer: Linear, plain: Replay, coded: Replay, seed: tuple[int, int]) -> tuple[Moments, Moments | None]:

@@ -87,6 +87,7 @@ class QnnBackend(Backend):
 
     def export(self, program: Program, form: str, target: Path) -> str:
         """Write the vendor's own file; returns a line that says what it is."""
+        _refuse_open_shapes(program.graph)
         lowered = lower(program.graph, program.encodings, program.graph.outputs)
         with tempfile.TemporaryDirectory(dir=target.parent) as folder:
             place = Path(folder)
@@ -242,7 +243,19 @@ def _problems(failure: QnnRuntimeError, lowered: Lowered, found: tuple[Problem, 
         return problems
     rule = "vendor" if not all(v.accepted for v in verdicts) else "vendor-build"
     what = "; ".join(leftovers(verdicts)) or f"accepted node by node, then the runtime failed to build it: {failure}"
-    return (Problem("error", rule, lowered.graph.name, "model", "", what, "", "onnxruntime-qnn"),)
+    refused = (name for v in verdicts if not v.accepted for name in v.nodes)
+    owner = next(filter(None, map(lowered.owner, refused)), None)
+    name, op = (owner.name, owner.op) if owner else (lowered.graph.name, "model")
+    return (Problem("error", rule, name, op, "", what, "", "onnxruntime-qnn"),)
+
+
+def _refuse_open_shapes(graph: Graph) -> None:
+    for name in graph.inputs:
+        tensor = graph.tensor(name)
+        if tensor.static_shape is None:
+            shape = list(tensor.shape or ())
+            hint = "bind it with --batch N or --onnx-define-symbol NAME=VALUE when the package is made"
+            raise ModelError(f"input '{name}' has the open shape {shape}, the vendor's files have fixed ones", hint=hint)
 
 
 def _bound(graph: Graph, feeds: Mapping[str, Array]) -> Graph:

@@ -56,6 +56,24 @@ class Lowered:
     outputs: tuple[Edge, ...]
     nodes: Mapping[str, Node]
 
+    def owner(self, name: str) -> Node | None:
+        """The node of the graph that a node of the model stands beside, such as a Quantize or a Convert: the nearest that reads its
+        result, else the nearest that makes its input. None when ``name`` is no node of the model."""
+        start = next((node for node in self.graph.nodes if node.name == name), None)
+        for step in (self._readers, self._makers):
+            queue = [start] if start is not None else []
+            for node in queue:
+                if node.name in self.nodes:
+                    return self.nodes[node.name]
+                queue += [other for other in step(node) if all(other is not known for known in queue)]
+        return None
+
+    def _readers(self, node: Node) -> list[Node]:
+        return [reader for name in node.outputs for reader in self.graph.consumers.get(name, ())]
+
+    def _makers(self, node: Node) -> list[Node]:
+        return [self.graph.producers[name] for name in node.inputs if name in self.graph.producers]
+
 
 def lower(graph: Graph, encodings: Mapping[str, Encoding], outputs: Sequence[str]) -> Lowered:
     """The model that computes ``outputs`` (any tensors that are neither inputs nor constants).

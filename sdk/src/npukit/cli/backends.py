@@ -98,13 +98,14 @@ def _rules(backend: Backend, op: str, console: Console) -> int:
             "\n".join(f"in[{i}] {port_text(p)}" for i, p in enumerate(row.inputs)) + (" ..." if row.variadic else ""),
             "\n".join(f"out[{i}] {port_text(p)}" for i, p in enumerate(row.outputs)),
             ", ".join(f"{k} in {list(v)}" for k, v in row.attributes.items()) or "-",
+            _ranks(row),
             "\n".join(map(str, row.caveat)) or "-",
             row.confidence,
             row.source,
         )
         for row in chosen
     ]
-    headers = ["Variant", "From", "Inputs", "Outputs", "Attributes", "Caveats", "Confidence", "Source"]
+    headers = ["Variant", "From", "Inputs", "Outputs", "Attributes", "Rank", "Caveats", "Confidence", "Source"]
     console.emit(f"{chosen[0].op} on {backend.name}\n\n{table(headers, lines)}", {"backend": backend.name, "rules": chosen})
     return 0
 
@@ -113,6 +114,13 @@ def _chips(row: OpConstraint) -> str:
     """Which chips have a form: "v73 or later", "v68 to v69 with depthwise"."""
     span = f"{row.min_arch or 'any'} to {row.max_arch}" if row.max_arch else row.min_arch or "any"
     return f"{span} with {', '.join(sorted(row.features))}" if row.features else span
+
+
+def _ranks(row: OpConstraint) -> str:
+    """The ranks of the first input that a form takes: "2 to 4"."""
+    if row.max_rank is None:
+        return f"{row.min_rank} or more" if row.min_rank else "any"
+    return f"{row.min_rank} to {row.max_rank}" if row.min_rank else f"at most {row.max_rank}"
 
 
 def port_text(port: Port) -> str:
@@ -134,6 +142,10 @@ def port_text(port: Port) -> str:
     if port.bias:
         words.append("a grid of its own")
     words += [f"{least} to {most} along axis {axis}" for axis, (least, most) in port.dims.items()]
+    if port.max_rank is not None:
+        words.append(f"rank at most {port.max_rank}")
+    if port.whole_blocks:
+        words.append("whole blocks")
     flags = (("constant", port.constant), ("not constant", port.dynamic), ("optional", port.optional))
     words += [word for word, given in flags if given]
     return ", ".join(words)

@@ -65,19 +65,15 @@ def run(args: argparse.Namespace, console: Console) -> int:
         costs, speed = target.estimate(program.graph, encodings), target.speed(program.graph, encodings)
         notes = [*default_settings(target), *_idle(target, program, encodings)]
         times = [] if args.estimate else _measure(session, _samples(session, args.data, args.limit), args.runs, console)
-    # Without knowledge of the chip the counts say nothing that `npukit info` does not.
-    known = any(c.fits is not None or c.us is not None for c in costs)
-    if not known and args.estimate:
-        raise UsageError(f"backend {label} gives no estimate", hint="npukit info counts multiply-accumulates")
     for note in notes:
         console.note(f"note: {note}")
     parts = [_measured_text(times, label)] if times else []
-    parts += _estimate_text(costs, speed, label, args.top) if known else [f"{label} gives no estimate"]
+    parts += _estimate_text(costs, speed, label, args.top)
     data = {
         "backend": program.backend,
         "soc": program.soc.name,
         "measured_ms": {"runs": len(times), "median": statistics.median(times), "min": min(times)} if times else None,
-        "estimate": {"ops": costs, "total": total(costs), "speed": speed} if known else None,
+        "estimate": {"ops": costs, "total": total(costs), "speed": speed},
     }
     console.emit("\n".join(parts), data)
     return 0

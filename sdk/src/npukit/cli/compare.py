@@ -37,7 +37,7 @@ from npukit.cli.options import (
     settings_from,
     source_from,
 )
-from npukit.errors import UsageError, did_you_mean
+from npukit.errors import UsageError, counted, did_you_mean
 from npukit.plugins.known import DEFAULT_BACKEND, FLOAT_BACKEND
 
 if TYPE_CHECKING:
@@ -165,8 +165,9 @@ def _raised_text(raised: Raised, target: Path) -> str:
     if not raised.text:
         return f"{target}: not written, {raised.why}; npukit analyze looks for other causes"
     before, after = (decibels(min(levels.values())) for levels in (raised.before, raised.after))
-    layers = f"{len(raised.layers)} layers ({', '.join(raised.layers)})"
-    return f"{target}: {len(raised.raised)} encodings raise {layers}; worst output {before} -> {after}, {raised.gain:+.1f} dB"
+    layers = f"{counted(len(raised.layers), 'layer')} ({', '.join(raised.layers)})"
+    count = counted(len(raised.raised), "raised encoding")
+    return f"{target}: {count} in {layers}; worst output {before} -> {after}, {raised.gain:+.1f} dB"
 
 
 def _gain_data(raised: Raised) -> dict[str, Any]:

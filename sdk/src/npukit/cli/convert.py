@@ -7,7 +7,7 @@ from __future__ import annotations
 import argparse
 
 from npukit.cli.console import Console
-from npukit.cli.files import check_writable
+from npukit.cli.files import check_package
 from npukit.cli.options import add_model_inputs, add_overrides, registry_from, request_from
 from npukit.cli.quantize import add_keep_float, command_line, report_result
 
@@ -25,7 +25,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, console: Console) -> int:
     from npukit.quantization import convert
 
-    target = check_writable(args.output)
+    target = check_package(args.output)
     result = convert(request_from(args), registry=registry_from(args), history=command_line())
     result.save(target, keep_float=args.keep_float)
     report_result(result, target, console)

@@ -72,7 +72,9 @@ def run(args: argparse.Namespace, console: Console) -> int:
         names = wanted or [t.name for t in session.outputs]
         results = (session.run(feeds, names, native=args.native) for feeds in batches)
         if session.ignores_encodings and session.program.encodings:
-            console.note(f"{chip.name} computes in float: the {len(session.program.encodings)} encodings of the model are not used")
+            console.note(
+                f"{chip.name} computes in float: the encodings of the model ({len(session.program.encodings)}) are not used"
+            )
             if not has_original_weights(session.program.graph):
                 console.note("weights are those that the codes in the package stand for")
         note_problems(session, console)

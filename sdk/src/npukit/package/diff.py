@@ -74,6 +74,8 @@ def _mappings(kind: str, prefix: str, a: Mapping[str, Any], b: Mapping[str, Any]
         first, second = a.get(key), b.get(key)
         if isinstance(first, Graph) and isinstance(second, Graph):
             yield from _graphs(f"{prefix}{key}: ", first, second)
+        elif isinstance(first, Mapping) and isinstance(second, Mapping):
+            yield from _mappings(kind, f"{prefix}{key}: ", first, second)
         elif isinstance(first, np.ndarray) and isinstance(second, np.ndarray) and first.shape == second.shape:
             if _changed(first, second).any():
                 yield Difference(kind, prefix + key, short(first), _weight_text(first, second))
@@ -116,4 +118,18 @@ def _encodings(a: Mapping[str, Encoding], b: Mapping[str, Encoding]) -> Iterator
     for name in sorted(a.keys() | b.keys()):
         first, second = a.get(name), b.get(name)
         if first is None or second is None or not first.same_grid(second):
-            yield Difference("encoding", name, *(typed_text(e) for e in (first, second)))
+            texts = [typed_text(e) for e in (first, second)]
+            if first is not None and second is not None and texts[0] == texts[1]:
+                texts[1] = _grid_text(first, second)
+            yield Difference("encoding", name, *texts)
+
+
+def _grid_text(a: Encoding, b: Encoding) -> str:
+    """What differs of two encodings that read the same."""
+    fields = ("symmetric", "axis", "block_size")
+    parts = [f"{f} {getattr(b, f)}, not {getattr(a, f)}" for f in fields if getattr(a, f) != getattr(b, f)]
+    pairs = (("scales", a.steps, b.steps), ("zero points", a.zeros, b.zeros), ("block scales", a.block_scale, b.block_scale))
+    for what, first, second in pairs:
+        if first is not None and second is not None and first.shape == second.shape and _changed(first, second).any():
+            parts.append(f"{what}: {_weight_text(first, second)}")
+    return ", ".join(parts) or "scales of another shape"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from npukit.backend import Rules
+from npukit.backend import Problem, Rules, Target
 from npukit.encoding import Encoding
 from npukit.graph import Graph, Node, host_nodes
 from npukit.quantization.options import Options
@@ -58,3 +58,18 @@ def float_islands(graph: Graph, encodings: Mapping[str, Encoding]) -> dict[str, 
             half = any(n in encodings and encodings[n].dtype == "float16" for n in floats)
             found[node.name] = "float16" if half else "float32"
     return found
+
+
+def fallen_back(target: Target, graph: Graph, encodings: Mapping[str, Encoding], types: Mapping[str, str]) -> dict[str, Problem]:
+    """Node -> why the op constraints refuse it as its tensors are stored, for the nodes that they take in float16.
+
+    ``types`` are what nodes shall compute in anyway; these stay out.
+    """
+
+    def refused(asked: Mapping[str, str]) -> dict[str, Problem]:
+        found = target.rules.validate(graph, encodings, types=asked, float_fallback=True)
+        return {p.node: p for p in reversed(found) if p.severity == "error" and p.node not in types}
+
+    causes = refused(types)
+    left = refused({**types, **dict.fromkeys(causes, "float16")}) if causes else {}
+    return {name: cause for name, cause in causes.items() if name not in left}

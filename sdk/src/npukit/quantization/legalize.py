@@ -96,7 +96,7 @@ def legalize(
     unseen = frozenset(n for g in task.solution.groups if observed & {*g.observed} for n in g.tensors)
     changes, encodings = task.legal(task.encodings(task.placeholders()))
     judged = {n: e.with_origin("placeholder") if n in unseen else e for n, e in encodings.items()}
-    types = {**target.types(task.graph, encodings, float_fallback=task.options.float_fallback), **task.types}
+    types = {**target.types(task.graph, encodings, float_fallback=task.options.float_fallback), **task.node_types(encodings)}
     manifest = make_manifest(origin, target, task.options, history)
     return Legalized(
         target.backend.name,

@@ -11,10 +11,10 @@ import attrs
 from npukit.backend import Plan, Precision, Problem, Scheme, Target, takes_blocks
 from npukit.calibration import Range
 from npukit.encoding import INT_BITS, Conflict, Encoding, Solution, propagate, solve
-from npukit.errors import EncodingError, UsageError, did_you_mean
+from npukit.errors import EncodingError, UsageError, counted, did_you_mean
 from npukit.graph import MASK, Graph, Tensor, bind
 from npukit.legalize import Change, repair
-from npukit.quantization.floats import float_islands, with_floats
+from npukit.quantization.floats import fallen_back, float_islands, with_floats
 from npukit.quantization.masks import clipped, lowest_useful
 from npukit.quantization.options import Options
 from npukit.quantization.request import Source
@@ -167,15 +167,30 @@ class Task:
         told = {frozenset((c.tensor_a, c.tensor_b)) for c in apart}
         ties = tuple(pair for pair in self.options.ties if frozenset(pair) not in told)
         conflicts += tuple(tie_problems(ties, encodings))
+        conflicts += tuple(self._fallback_problems(encodings))
         found = self.target.problems(
             self.graph, encodings, types=self.node_types(encodings), float_fallback=self.options.float_fallback
         )
         return conflicts + found
 
     def node_types(self, encodings: Mapping[str, Encoding]) -> dict[str, str]:
-        """What nodes compute in where it is not what the backend plans: what was asked for, and islands."""
+        """What nodes compute in where it is not what the backend plans: what was asked for, islands, and what falls back."""
+        return {**dict.fromkeys(self._fallen_back(encodings), "float16"), **self._asked_types(encodings)}
+
+    def _asked_types(self, encodings: Mapping[str, Encoding]) -> dict[str, str]:
         islands = float_islands(self.graph, encodings) if self.options.islands else {}
         return {**islands, **self.types}
+
+    def _fallen_back(self, encodings: Mapping[str, Encoding]) -> dict[str, Problem]:
+        if not self.options.float_fallback:
+            return {}
+        return fallen_back(self.target, self.graph, encodings, self._asked_types(encodings))
+
+    def _fallback_problems(self, encodings: Mapping[str, Encoding]) -> Iterator[Problem]:
+        """A warning for each node that computes in float because its integer form is refused."""
+        for cause in self._fallen_back(encodings).values():
+            message = f"runs in float16 between a dequantize and a quantize: {cause.message}"
+            yield attrs.evolve(cause, severity="warning", rule="float-fallback", message=message, hint="")
 
     def legal(self, encodings: Mapping[str, Encoding]) -> tuple[tuple[Change, ...], dict[str, Encoding]]:
         """The smallest change that makes the encodings legal, and the encodings after it."""
@@ -206,13 +221,14 @@ def vanished(graph: Graph, given: Mapping[str, Encoding]) -> tuple[str, ...]:
     """A note about encodings of tensors that are no longer there."""
     lost = sorted(n for n in given if n not in graph.tensors)
     shown = ", ".join(lost[:5])
-    return (f"{len(lost)} encodings belong to tensors that folding removed and have no effect: {shown}",) if lost else ()
+    what = "of tensors that folding removed, with no effect"
+    return (f"{counted(len(lost), 'encoding')} {what}: {shown}",) if lost else ()
 
 
 def _shapes(graph: Graph, given: Mapping[str, Encoding]) -> tuple[str, ...]:
     names = sorted(graph.index_tensors & given.keys())
-    what = "belong to tensors that only feed shapes, indices or bounds and have no effect"
-    return (f"{len(names)} encodings {what}: {', '.join(names[:5])}",) if names else ()
+    what = "of tensors that only feed shapes, indices or bounds, with no effect"
+    return (f"{counted(len(names), 'encoding')} {what}: {', '.join(names[:5])}",) if names else ()
 
 
 def known_nodes(graph: Graph, types: Mapping[str, str]) -> Mapping[str, str]:

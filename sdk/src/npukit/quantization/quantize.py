@@ -16,13 +16,16 @@ from npukit.graph import Graph
 from npukit.legalize import Change
 from npukit.plugins import Registry
 from npukit.quantization.calibrate import Calibration
-from npukit.quantization.finish import finish
+from npukit.quantization.finish import finish, refuse
 from npukit.quantization.optimize import Job, Judge, Optimizer, choose
 from npukit.quantization.options import Options
 from npukit.quantization.plan import Task
 from npukit.quantization.request import Source, freed, read_source, resolve
 from npukit.quantization.result import Quantized
 from npukit.quantization.session import open_session
+
+_OF_OPS = frozenset({"unsupported-op", "no-kernel", "subgraph"})
+"""The rules that judge an op whatever its tensors are stored in."""
 
 
 def quantize(
@@ -59,6 +62,8 @@ def quantize(
     observer = find_observer(options.calibration, registry.observers())
     optimizers = choose(optimize, registry, config=config, engine=engine)
     task = Task.prepare(origin, target, options)
+    if options.strict:
+        _refuse_ops(task)
     listen = _both(on_event, registry.track)
     calibration = Calibration(data, task.graph, options, observer, listen)
     reference = task.graph
@@ -69,6 +74,14 @@ def quantize(
     changes, encodings = _complete(task, ranges)
     names = [optimizer.name for optimizer in optimizers]
     return finish(task, origin, encodings, changes=changes, history=history, optimizers=names)
+
+
+def _refuse_ops(task: Task) -> None:
+    """Refuse ops that the backend lacks before any data is read. Raises ConstraintError with all problems of the model."""
+    found = task.target.rules.validate(task.graph, {}, types=task.types, float_fallback=task.options.float_fallback)
+    if any(p.severity == "error" and p.rule in _OF_OPS for p in found):
+        _, encodings = _complete(task, task.placeholders())
+        refuse(task.target, task.problems(encodings), "no change of encodings ends this")
 
 
 def _complete(task: Task, ranges: Mapping[str, Range]) -> tuple[tuple[Change, ...], dict[str, Encoding]]:

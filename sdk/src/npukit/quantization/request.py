@@ -45,7 +45,8 @@ class Request:
 class Source:
     """A model that was read. ``encodings`` are those it carries (a package, or Q/DQ nodes), ``overrides`` the user's, which win;
     None when there are none. ``types``, ``edges``, ``ties`` and ``bindings`` are those of a package; ``islands`` are the types of
-    its nodes that compute in float because integer and float tensors meet there. ``notes`` tell what reading left out.
+    its nodes that compute in float because integer and float tensors meet there, ``fallbacks`` of those whose integer form was
+    refused. ``notes`` tell what reading left out.
     """
 
     graph: Graph
@@ -56,6 +57,7 @@ class Source:
     sha256: str = ""
     types: Mapping[str, str] = attrs.field(factory=dict)
     islands: Mapping[str, str] | None = None
+    fallbacks: Mapping[str, str] = attrs.field(factory=dict)
     edges: Mapping[str, Edge] = attrs.field(factory=dict)
     ties: Ties = ()
     bindings: tuple[Mapping[str, int], ...] = ()
@@ -69,7 +71,7 @@ class Source:
     @property
     def node_types(self) -> dict[str, str]:
         """What nodes compute in where it is not what the backend plans."""
-        return {**(self.islands or {}), **self.types}
+        return {**self.fallbacks, **(self.islands or {}), **self.types}
 
     @property
     def given(self) -> dict[str, Encoding]:
@@ -156,6 +158,7 @@ def _of_package(package: Package) -> Source:
         sha256=manifest.source_hash,
         types={n: t for n, t in package.types.items() if n in (asked or {})},
         islands=float_islands(package.graph, package.encodings) if manifest.options.get("islands") is True else None,
+        fallbacks={n: t for n, t in package.types.items() if t == "float16"} if manifest.options.get("float_fallback") else {},
         edges=package.edges,
         ties=_ties_of(manifest),
         bindings=package.bindings,
@@ -202,5 +205,6 @@ def freed(source: Source, options: Options) -> Source:
     if source.manifest is None or not source.encodings or not asked:
         return source
     kept = {n: e for n, e in source.encodings.items() if e.origin == "override"}
-    note = f"{', '.join(asked)} asked for: {len(kept)} of the package's {len(source.encodings)} encodings are overrides and stay"
+    count = counted(len(source.encodings), "encoding")
+    note = f"{', '.join(asked)} asked for: what stays of the package are its overrides, {len(kept)} of {count}"
     return attrs.evolve(source, encodings=kept, notes=(*source.notes, note))

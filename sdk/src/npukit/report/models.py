@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from npukit.errors import printable
+from npukit.errors import counted, printable
 from npukit.package import Difference, Info, TensorRow
 from npukit.report.numbers import count, percent, shape, size
 from npukit.report.table import table
@@ -52,7 +52,7 @@ def _contract(info: Info) -> list[str]:
     if info.bindings:
         parts.append("bound for " + "; ".join(", ".join(f"{s}={size}" for s, size in b.items()) for b in info.bindings))
     floats = {dtype: [n for n, t in info.types.items() if t == dtype] for dtype in ("float16", "float32")}
-    parts += [f"{len(names)} nodes compute in {dtype}: {', '.join(names[:5])}" for dtype, names in floats.items() if names]
+    parts += [f"{counted(len(names), 'node')} in {dtype}: {', '.join(names[:5])}" for dtype, names in floats.items() if names]
     parts += [f"{layer.op} {layer.name} stands for {', '.join(layer.origins)}" for layer in info.layers if layer.origins]
     return ["\n".join(printable(line) for line in parts)] if parts else []
 

@@ -17,12 +17,15 @@ _SETUP = """\
 Make a virtual environment with AIMET at DIR and print the line that makes `--engine aimet` use it.
 
 AIMET comes from a release tarball (aimetpro-release-VERSION.torch-cpu-....tar.gz or torch-gpu), else as aimet-onnx from the package
-registry. An environment that is there and works is left as it is. pip obeys its own variables, PIP_CONSTRAINT among them.
+registry. PyTorch comes as a CPU build, about 2 GB in all; --cuda takes the registry's, about 6.4 GB. An environment that is there
+and works is left as it is. pip obeys its own variables, PIP_CONSTRAINT among them.
 """
 _SCRIPT = """\
 Print the path of aimet_env_setup.sh. Sourced with the flags of `npukit aimet setup-env` it also exports AIMET_ENV_PYTHON.
 """
 _SHOWN = 15
+_TOLD = ("making ", "installing ", "loading ", "Downloading ", "Installing ")
+"""How lines begin that tell how far it is; a download says its size."""
 
 
 def add_commands(subparsers: argparse._SubParsersAction[Any]) -> None:
@@ -37,6 +40,7 @@ def add_commands(subparsers: argparse._SubParsersAction[Any]) -> None:
     setup.add_argument("--env_path", "--env-path", required=True, type=Path, metavar="DIR", help="where the environment is or goes")
     setup.add_argument("--aimet_sdk_tar", "--aimet-sdk-tar", type=Path, metavar="TAR", help="a release of AIMET to install")
     setup.add_argument("--python", default="", metavar="EXE", help="the Python to make the environment with (default: this one)")
+    setup.add_argument("--cuda", action="store_true", help="PyTorch with CUDA (default: a CPU build)")
     setup.set_defaults(run=setup_env)
     script = commands.add_parser(
         "script", help="where the script to source is", description=_SCRIPT, formatter_class=kind, allow_abbrev=False
@@ -55,10 +59,12 @@ def setup_env(args: argparse.Namespace, console: Console) -> int:
         nonlocal heard
         heard += 1
         last.append(line)
+        if line.strip().startswith(_TOLD):
+            console.note(line.strip())
         console.on_event(Event("setting up AIMET", heard, None, line))
 
     try:
-        made = make_environment(args.env_path, args.aimet_sdk_tar, base=args.python, on_line=on_line)
+        made = make_environment(args.env_path, args.aimet_sdk_tar, base=args.python, cuda=args.cuda, on_line=on_line)
     except PluginError:
         for line in last:
             console.note(line)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -43,12 +42,12 @@ class Answer:
     encodings: Mapping[str, Encoding]
 
 
-def write_request(folder: Path, request: Request, samples: Iterable[Mapping[str, Array]], limit: int | None) -> None:
-    """Write the files of a request; ``limit`` keeps the first samples."""
+def write_request(folder: Path, request: Request, samples: Iterable[Mapping[str, Array]]) -> None:
+    """Write the files of a request."""
     graph = request.graph.evolve(nodes=tuple(map(_explicit, request.graph.nodes)))
     save(graph, folder / _MODEL, external_data="model.weights")
     (folder / _GRIDS).write_text(write_encodings(request.grids, graph, "1.0.0"), encoding="utf-8")
-    count = _write_samples(folder / _SAMPLES, itertools.islice(samples, limit), graph.inputs)
+    count = _write_samples(folder / _SAMPLES, samples, graph.inputs)
     job = {
         "task": request.task,
         "model": _MODEL,

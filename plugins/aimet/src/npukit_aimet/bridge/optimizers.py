@@ -17,6 +17,7 @@ from npukit.errors import PluginError
 from npukit.events import Event
 from npukit.graph import Graph, Tensor
 from npukit.quantization import Job, Optimizer
+from npukit_aimet.batches import merged
 from npukit_aimet.bridge.conversation import Limits, Ready, Step, converse
 from npukit_aimet.bridge.environment import interpreter
 from npukit_aimet.bridge.exchange import JOB, Answer, Request, read_answer, write_request
@@ -30,7 +31,7 @@ _CLOSE = 1e-6
 @attrs.frozen
 class _Bridge(Optimizer):
     """What all have in common. ``samples`` (anything that open_data takes) replaces the calibration data, ``num_batches`` keeps the
-    first of them; the time-outs are in seconds."""
+    first of them, and they go to AIMET in the batches that npukit's own optimizers take; the time-outs are in seconds."""
 
     engine = "aimet"
 
@@ -52,7 +53,7 @@ class _Bridge(Optimizer):
     def _ask(self, python: Path, request: Request, job: Job) -> tuple[Ready, Answer]:
         """Send a request and wait for the answer, with progress as events of the job."""
         stage = f"{self.name} (AIMET)"
-        data = job.data if self.samples is None else open_data(self.samples, job.graph)
+        job = job if self.samples is None else attrs.evolve(job, samples=open_data(self.samples, job.graph))
 
         def on_step(step: Step) -> None:
             # The last layer counts as done only when the answer is there.
@@ -60,7 +61,7 @@ class _Bridge(Optimizer):
 
         with tempfile.TemporaryDirectory(prefix="npukit-aimet-") as name:
             folder = Path(name)
-            write_request(folder, request, data, self.num_batches)
+            write_request(folder, request, merged(job, self.num_batches))
             ready = converse(python, [JOB], folder, Limits(self.start_timeout, self.timeout), on_step)
             answer = read_answer(folder, request)
         total = len(request.nodes)

@@ -8,7 +8,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import attrs
@@ -21,6 +21,8 @@ from npukit_aimet.bridge.tarball import check_tarball, unpack_wheels
 
 OnLine = Callable[[str], None]
 _PATIENCE = 3 * 3600.0
+_CPU_BUILDS = "https://download.pytorch.org/whl/cpu"
+"""PyTorch's index of CPU builds (https://pytorch.org/get-started). pip takes its 2.1+cpu before the registry's 2.1 (PEP 440)."""
 _SHOWN = 15
 
 
@@ -33,8 +35,12 @@ class Made:
     existed: bool
 
 
-def make_environment(folder: Path, tarball: Path | None, *, base: str = "", on_line: OnLine = lambda line: None) -> Made:
+def make_environment(
+    folder: Path, tarball: Path | None, *, base: str = "", cuda: bool = False, on_line: OnLine = lambda line: None
+) -> Made:
     """Make a virtual environment with AIMET at ``folder``, from a release tarball or the package registry.
+
+    PyTorch is a CPU build, unless ``cuda`` or the tarball is one for GPUs.
 
     An environment that is there and works is left as it is unless there is a tarball to install. ``base`` is the Python to make
     it with. A folder that this call made is gone again when it raises: UsageError for a folder or a tarball that cannot be used,
@@ -54,10 +60,18 @@ def make_environment(folder: Path, tarball: Path | None, *, base: str = "", on_l
                 _run([base or sys.executable, "-m", "venv", str(folder)], "python -m venv", work, on_line)
             paths = unpack_wheels(tarball, wheels, work) if tarball is not None else []
             wanted = [str(path) for path in paths] or [f"aimet-onnx>={minimum()}"]
-            _run([str(python), "-m", "pip", "install", "--no-input", "--progress-bar", "off", *wanted], "pip", work, on_line)
+            cuda = cuda or (tarball is not None and "torch-gpu" in tarball.name)
+            on_line(f"installing AIMET and PyTorch {'with CUDA, some 6.4 GB' if cuda else 'for CPUs, some 2 GB'}: minutes")
+            command = [str(python), "-m", "pip", "install", "--no-input", "--progress-bar", "off", *wanted]
+            _run(command, "pip", work, on_line, {} if cuda else _cpu_builds())
             on_line("loading AIMET")
             ready = converse(python, ["--probe"], work, Limits())
     return Made(python, ready.version, existed=False)
+
+
+def _cpu_builds() -> dict[str, str]:
+    """The variable that adds the index of CPU builds to those the user has."""
+    return {"PIP_EXTRA_INDEX_URL": f"{os.environ.get('PIP_EXTRA_INDEX_URL', '')} {_CPU_BUILDS}".strip()}
 
 
 def _check_folder(folder: Path) -> bool:
@@ -96,12 +110,15 @@ def _probe(python: Path, work: Path) -> Ready | None:
         return None
 
 
-def _run(command: Sequence[str], what: str, work: Path, on_line: OnLine) -> None:
-    """Run a step, its lines to ``on_line``. Raises PluginError when it fails or takes for ever."""
+def _run(command: Sequence[str], what: str, work: Path, on_line: OnLine, variables: Mapping[str, str] | None = None) -> None:
+    """Run a step with more environment ``variables``, its lines to ``on_line``.
+
+    Raises PluginError when it fails or takes for ever.
+    """
     log = work / "setup.log"
     deadline = time.monotonic() + _PATIENCE
     try:
-        with Child(command, work, clean(os.environ), log=log, merged=True) as child:
+        with Child(command, work, clean(os.environ, **(variables or {})), log=log, merged=True) as child:
             while (line := child.line(deadline)) is not None:
                 on_line(line)
             code = child.exit_code(deadline)

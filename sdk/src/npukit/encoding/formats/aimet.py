@@ -19,7 +19,7 @@ import numpy as np
 
 from npukit.encoding.arithmetic import lpbq_channel_scale, spread
 from npukit.encoding.types import FLOAT_BITS, INT_BITS, Array, Encoding
-from npukit.errors import EncodingError, UsageError, did_you_mean
+from npukit.errors import EncodingError, UsageError, counted, did_you_mean
 from npukit.graph import Graph
 
 VERSIONS = ("0.6.1", "1.0.0", "2.0.0")
@@ -60,7 +60,7 @@ def read_encodings(source: str | os.PathLike[str] | bytes, graph: Graph, *, leni
     if ignored and not lenient:
         shown = "; ".join(f"'{n}' ({did_you_mean(n, graph.tensors)})" for n in ignored[:3])
         more = f" and {len(ignored) - 3} more" if len(ignored) > 3 else ""
-        raise EncodingError(f"{len(ignored)} encodings match no tensor: {shown}{more}", hint="--lenient skips them")
+        raise EncodingError(f"{counted(len(ignored), 'encoding')} without a tensor: {shown}{more}", hint="--lenient skips them")
     return Overrides(encodings, version, tuple(ignored))
 
 

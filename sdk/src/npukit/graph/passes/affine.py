@@ -21,13 +21,30 @@ def fold_affine(graph: Graph) -> Graph:
     Each is y = gain * x + shift, so W' = W * gain per output channel, b' = b * gain + shift; for a batch norm gain is
     scale / sqrt(var + epsilon) and shift is bias - mean * gain (Jacob et al. 2017, https://arxiv.org/abs/1712.05877, section 3.2).
     The folded node makes the tensor that the last of them made, so all later names stay; the tensors between disappear and are kept
-    in ``origin_names``.
+    in ``origin_names``. A constant C of a Gemm that all channels share is spread over them: a bias has scales per channel.
     """
+    graph = _spread_biases(graph)
     while True:
         folded = _fold_once(graph)
         if folded is graph:
             return graph
         graph = remove_dead_nodes(folded)
+
+
+def _spread_biases(graph: Graph) -> Graph:
+    tensors, nodes = dict(graph.tensors), []
+    for node in graph.nodes:
+        bias = graph.constant(node.input(2)) if node.op == "Gemm" and not node.domain and node.input(2) else None
+        weight = graph.tensor(node.input(1)).static_shape if bias is not None else None
+        if bias is not None and weight is not None and len(weight) == 2 and bias.shape[-1:] in ((), (1,)):
+            alone = len(graph.consumers[node.input(2)]) == 1
+            name = node.input(2) if alone else f"{node.outputs[0]}.bias"
+            channels = weight[0 if node.get("transB", 0) else 1]
+            tensors[name] = Tensor.constant(name, np.array(np.broadcast_to(bias, (*bias.shape[:-1], channels))))
+            node = attrs.evolve(node, inputs=(*node.inputs[:2], name))
+        nodes.append(node)
+    changed = any(a is not b for a, b in zip(nodes, graph.nodes, strict=True))
+    return graph.evolve(nodes=tuple(nodes), tensors=tensors) if changed else graph
 
 
 def _fold_once(graph: Graph) -> Graph:

@@ -89,19 +89,22 @@ def _is_byte(*encodings: Encoding | None) -> bool:
     return all(e is not None and e.bits == 8 for e in encodings)
 
 
-def _integer_operands(call: FastCall, made: _Sum) -> list[Operand | str] | None:
+def _integer_operands(call: FastCall, made: _Sum, stack: tuple[int, ...] = ()) -> list[Operand | str] | None:
     """x, its scale and zero point, the weight, its scale and zero point, the output's, as the QLinear operators take them.
 
-    The weight's scale is the multiplier and the others are 1, so that the operators multiply by it as it is. None beyond int32.
+    The weight's scale is the multiplier and the others are 1, so that the operators multiply by it as it is. Of a ``stack`` of
+    matrices each has the scales of its own columns. None beyond int32.
     """
     x, out, stored = call.encoding(0), call.wanted(), _bytes(made.weight.values)
     fits = made.how.is_qlinear and made.bound(0 if x is None else largest(x)) < _INT32
     if x is None or out is None or not _is_byte(x, out) or stored is None or not fits:
         return None
     codes, zero = stored
-    zeros, one = call.literal(np.full(made.how.multiplier.shape, zero, codes.dtype)), call.literal(np.float32(1))
-    multiplier, y_zero = call.literal(made.how.multiplier), call.code(made.how.zero, out)
-    return [call.codes(0), one, call.zero(x), call.literal(codes), multiplier, zeros, one, y_zero]
+    factors = made.how.multiplier
+    if stack and factors.size > 1:
+        factors = np.broadcast_to(factors, (*stack, 1, factors.size))
+    zeros, one = call.literal(np.full(factors.shape, zero, codes.dtype)), call.literal(np.float32(1))
+    return [call.codes(0), one, call.zero(x), call.literal(codes), call.literal(factors), zeros, one, call.code(made.how.zero, out)]
 
 
 def conv(call: FastCall, requantizer: Requantizer) -> bool:
@@ -182,7 +185,8 @@ def matmul(call: FastCall, requantizer: Requantizer) -> bool:
     made = _sum(call, requantizer, 1, -1)
     if made is None:
         return False
-    operands = _integer_operands(call, made) if made.bias is None else None  # QLinearMatMul takes no bias
+    stack = made.weight.values.shape[:-2]
+    operands = _integer_operands(call, made, stack) if made.bias is None else None  # QLinearMatMul takes no bias
     if operands is None:
         codes = _float_sum(call, made, "MatMul", made.weight.values, {})
         return codes is not None and call.give(codes)
