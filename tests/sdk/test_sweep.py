@@ -88,6 +88,7 @@ def test_a_bare_axis_has_what_the_backend_has() -> None:
     """All methods, all schemas, and of types those that ops of this model take somewhere."""
     found = {a.name: a.values for a in axes("calibration,activations,weights,bias,per-channel")}
     assert found["calibration"] == ("min-max", "percentile", "entropy", "mse", "sqnr")
+    assert "KLMinimization" in axes("calibration", "aic")[0].values  # which imitates the compiler of that one
     assert found["activations"] == ("int8", "int16", "uint8", "uint16")
     assert {"int4", "int8", "uint8"} <= set(found["weights"])
     assert "int3" not in found["weights"]  # no row of htp has it

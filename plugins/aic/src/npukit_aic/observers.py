@@ -100,6 +100,7 @@ class GlowObserver(Observer):
     (``npukit_aic.glow.histogram``): the same samples in other batches may give slightly another range.
     """
 
+    backend = "aic"
     needs_histogram = False
 
     def __init__(self, name: str, title: str, method: Method, schema: str = SCHEMA, bins: int = BINS) -> None:

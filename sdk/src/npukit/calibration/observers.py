@@ -58,7 +58,8 @@ class Seen:
 
 
 class Observer(abc.ABC):
-    """A calibration method. ``name`` is what ``--calibration`` takes, ``title`` one line for people.
+    """A calibration method. ``name`` is what ``--calibration`` takes, ``title`` one line for people; ``backend`` names the backend
+    whose compiler it imitates, "" when it is anybody's: what tries all methods leaves it out elsewhere.
 
     The range and, when ``needs_histogram``, the histogram of every tensor are kept anyway. An observer that needs more keeps arrays
     of fixed size: ``begin`` makes them, ``see`` adds the values of one batch, ``merge`` joins those of two profiles. The answer
@@ -67,6 +68,7 @@ class Observer(abc.ABC):
 
     name: str
     title: str = ""
+    backend: str = ""
     needs_histogram: ClassVar[bool] = True
 
     @property

@@ -123,9 +123,14 @@ def _biases(place: _Place) -> list[str]:
     return [dtype for dtype in _BIASES if dtype in found]
 
 
+def _methods(place: _Place) -> list[str]:
+    here = ("", place.target.backend.name)
+    return [observer.name for observer in all_observers(place.observers) if observer.backend in here]
+
+
 KINDS: Mapping[str, _Kind] = {
     "calibration": _Kind(
-        lambda place: [observer.name for observer in all_observers(place.observers)],
+        _methods,
         _check_calibration,
         _calibration,
         lambda options: options.calibration != Options().calibration,
