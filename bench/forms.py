@@ -1,168 +1,140 @@
-"""Forms of ops drawn at random: attributes, ranks and input counts that the cells of ``grid`` do not vary."""
+"""Forms of ops drawn at random: attributes, ranks, input counts, types and short chains that the cells of ``grid`` do not vary."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TypeAlias
+import zlib
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
 
 import attrs
 import numpy as np
-from grid import Arg, Case
+from families import BETWEEN, BY_OP, CHAINS, FAMILIES, Family
+from grid import Case, Model, build_case
+from inputs import Attributes, Shape
 
-_Shape: TypeAlias = tuple[int, ...]
+from npukit.backend.ort import OrtModel
+from npukit.encoding import Encoding
+from npukit.errors import NpukitError
+from npukit.graph import Graph, Node, make_graph
 
-
-@attrs.frozen
-class Family:
-    """An op with the ranks of its data and the values of each attribute; ``more`` makes the other inputs for a shape."""
-
-    op: str
-    ranks: tuple[int, ...] = (2, 3, 4)
-    attributes: Mapping[str, tuple[Any, ...]] = attrs.field(factory=dict)
-    more: Callable[[_Shape, np.random.Generator], list[Arg]] = lambda shape, rng: []
-    keeps: bool = False
-    outputs: int = 1
-    low: float = -1.0
+# Activations and how often they are drawn; weights with their granularity.
+ACTIVATIONS = {"u8": 0.3, "u16": 0.35, "s8": 0.1, "s16": 0.05, "f16": 0.1, "f32": 0.1}
+WEIGHTS = ("s8:pt", "s8:pt", "s8:pc", "s8:pc", "u8:pt", "u16:pt", "s16:pt", "s16:pc", "s4:pt", "s4:pc")
 
 
 @attrs.frozen
 class Form:
-    """A drawn case: ``attribute`` is what was varied, "name=value", or "rank=n"."""
+    """A drawn model: ``op`` is "Conv+Relu" for a chain, ``attributes`` what was varied, as "name=value"."""
 
-    case: Case
+    op: str
     act: str
     weight: str
-    attribute: str
+    attributes: tuple[str, ...]
+    model: Model = attrs.field(eq=False)
 
 
-def _plain(*values: Any, dtype: Any = np.int64) -> Arg:
-    return Arg(kind="plain", value=np.array(values, dtype))
+def draw(count: int, seed: int) -> Iterator[Form]:
+    """``count`` distinct forms that ONNX Runtime computes: two rounds over the ops, then one over the chains, and again."""
+    lone = [(family,) for family in FAMILIES]
+    chains = [tuple(BETWEEN.get(op) or BY_OP[op] for op in chain) for chain in CHAINS]
+    seen: set[Any] = set()
+    tries: Counter[str] = Counter()
+    while len(seen) < count:
+        for families in (*lone, *lone, *chains):
+            name = "+".join(family.op for family in families)
+            tries[name] += 1
+            # A stream of its own for each try, so that a new op leaves the forms of the others as they were.
+            rng = np.random.default_rng((seed, zlib.crc32(name.encode()), tries[name]))
+            try:
+                form, key = _form(families, rng)
+            except (NpukitError, ValueError):  # a form that ONNX does not have
+                continue
+            if key not in seen and len(seen) < count:
+                seen.add(key)
+                yield form
 
 
-def _same(shape: _Shape, rng: np.random.Generator) -> list[Arg]:
-    """A second operand: of the same shape, of one that broadcasts, or a constant."""
-    other = [shape, (1,) * (len(shape) - 1) + shape[-1:], shape[-1:]][rng.integers(3)]
-    return [Arg(other, 0.2, 2, "const" if rng.random() < 0.4 else "act")]
+def _form(families: tuple[Family, ...], rng: np.random.Generator) -> tuple[Form, Any]:
+    """A form, and what tells it from others."""
+    act = str(rng.choice(list(ACTIVATIONS), p=list(ACTIVATIONS.values())))
+    weight, granularity = str(rng.choice(WEIGHTS)).split(":")
+    model, cases, words = None, [], []
+    for family in families:
+        shape = family.shapes[rng.integers(len(family.shapes))] if model is None else _shape(model.graph)
+        case, varied = _case(family, shape, rng)
+        step = build_case(case, act, weight, granularity, seed=str(rng.integers(2**31)))
+        model = step if model is None else _joined(model, step, len(cases))
+        cases.append(case)
+        words += [f"rank={len(shape)}", f"inputs={len(case.args)}", *varied] if len(families) == 1 else varied
+    assert model is not None
+    with OrtModel(model.graph, model.graph.outputs, optimize=False) as runtime:
+        runtime.run(model.feeds)
+    weight = f"{weight}:{granularity}" if act[0] != "f" and any(case.weighted for case in cases) else "-"
+    form = Form("+".join(family.op for family in families), act, weight, tuple(words), model)
+    return form, (form, tuple(_key(case) for case in cases))
 
 
-def _several(shape: _Shape, rng: np.random.Generator) -> list[Arg]:
-    return [Arg(shape, -2, 2) for _ in range(rng.integers(0, 4))]
+def _key(case: Case) -> tuple[Any, ...]:
+    args = tuple((a.kind, a.shape, None if a.value is None else np.asarray(a.value).tobytes()) for a in case.args)
+    return case.op, str(sorted(case.attributes.items())), args
 
 
-def _axes(shape: _Shape, rng: np.random.Generator) -> list[Arg]:
-    count = int(rng.integers(1, len(shape) + 1))
-    return [_plain(*sorted(int(a) for a in rng.choice(len(shape), count, replace=False)))]
+def _case(family: Family, shape: Shape, rng: np.random.Generator) -> tuple[Case, list[str]]:
+    """An op with values for the attributes it needs and up to two others, and what they are."""
+    others = [str(n) for n in rng.permutation([n for n in family.attributes if n not in family.needs])]
+    names = [*family.needs, *others[: rng.integers(0, 3)]]
+    chosen = {name: family.attributes[name][rng.integers(len(family.attributes[name]))] for name in names}
+    given = _spread(family.op, chosen, len(shape))
+    value = np.zeros(shape, family.first.value.dtype) if family.first.kind == "fed" else None
+    args = (attrs.evolve(family.first, shape=shape, value=value), *family.more(shape, rng, given))
+    case = Case(family.op, args, given, family.outputs, family.keeps, axes=_weight_axes(family, given), domain=family.domain,
+        opset=family.opset)  # fmt: skip
+    return case, [f"{name}={value}" for name, value in chosen.items()]
 
 
-def _kernel(op: str) -> Callable[[_Shape, np.random.Generator], list[Arg]]:
-    def made(shape: _Shape, rng: np.random.Generator) -> list[Arg]:
-        sizes = (8, shape[1]) if op == "Conv" else (shape[1], 8)
-        bias = [Arg((8,), kind="bias")] if rng.random() < 0.5 else []
-        return [Arg((*sizes, *(3,) * (len(shape) - 2)), -0.5, 0.5, "weight"), *bias]
-
-    return made
+def _weight_axes(family: Family, given: Attributes) -> tuple[int, int]:
+    return (0, 1) if family.op == "Gemm" and given.get("transB") else family.axes
 
 
-def _slope(shape: _Shape, rng: np.random.Generator) -> list[Arg]:
-    slopes = [(), (1,), (1,) * (len(shape) - 1), (shape[1], *(1,) * (len(shape) - 2))]
-    return [Arg(slopes[rng.integers(4)], 0.1, 0.5, "const")]
-
-
-def _matrix(shape: _Shape, rng: np.random.Generator) -> list[Arg]:
-    other = (*shape[:-2], shape[-1], 8) if rng.random() < 0.6 else (shape[-1], 8)
-    return [Arg(other, -1, 1.5, "weight" if len(other) == 2 and rng.random() < 0.5 else "act")]
-
-
-def _gemm(shape: _Shape, rng: np.random.Generator) -> list[Arg]:
-    c = [[], [Arg((8,), -0.5, 0.5, "bias")], [Arg((shape[0], 8), -0.5, 0.5, "const")]][rng.integers(3)]
-    return [Arg((shape[1], 8), -0.5, 0.5, "weight" if rng.random() < 0.7 else "act"), *c]
-
-
-def _pads(shape: _Shape, rng: np.random.Generator) -> list[Arg]:
-    return [_plain(*(int(rng.integers(0, 2)) for _ in range(2 * len(shape))))]
-
-
-def _scales(shape: _Shape, rng: np.random.Generator) -> list[Arg]:
-    scales = (1, 1, *rng.choice([0.5, 2.0, 1.5], len(shape) - 2))
-    return [Arg(kind="absent"), _plain(*scales, dtype=np.float32)]
-
-
-def _norm(shape: _Shape, rng: np.random.Generator) -> list[Arg]:
-    return [Arg(shape[-1:], 0.5, 1.5, "const"), *([Arg(shape[-1:], -0.5, 0.5, "const")] if rng.random() < 0.5 else [])]
-
-
-_WINDOW = {"strides": (1, 2), "dilations": (1, 2), "pads": (0, 1), "ceil_mode": (0, 1), "auto_pad": ("VALID", "SAME_UPPER")}
-_REDUCE = {"keepdims": (0, 1), "noop_with_empty_axes": (0, 1)}
-FAMILIES = (
-    *(Family(op, (1, 2, 3, 4, 5)) for op in ("Relu", "Sigmoid", "HardSwish", "Abs", "Neg", "Exp", "Floor", "Round", "Sin")),
-    *(Family(op, (1, 2, 3, 4, 5), low=0.1) for op in ("Sqrt", "Log")),
-    *(Family(op, (1, 2, 3, 4, 5), more=_same) for op in ("Add", "Sub", "Mul", "Div")),
-    *(Family(op, (2, 4), more=_several) for op in ("Max", "Min", "Sum", "Mean")),
-    *(Family(op, (2, 3, 4, 5), {"axis": (-1, 0, 1)}) for op in ("Softmax", "LogSoftmax")),
-    *(Family(op, (2, 3, 4, 5), _REDUCE, _axes) for op in ("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL2")),
-    *(Family(op, (2, 4), {"keepdims": (0, 1)}, _axes, low=0.2) for op in ("ReduceSumSquare", "ReduceL1", "ReduceLogSumExp")),
-    *(Family(op, (2, 3, 4), {"axis": (0, 1, -1), "keepdims": (0, 1), "select_last_index": (0, 1)}) for op in ("ArgMax", "ArgMin")),
-    Family("Elu", attributes={"alpha": (0.5, 1.0)}),
-    Family("LeakyRelu", attributes={"alpha": (0.01, 0.3)}),
-    Family("Gelu", attributes={"approximate": ("none", "tanh")}),
-    Family("HardSigmoid", attributes={"alpha": (0.2, 1 / 6), "beta": (0.5, 0.4)}),
-    Family("PRelu", (2, 3, 4), more=_slope),
-    Family("Mod", (2, 4), {"fmod": (0, 1)}, _same),
-    Family("Conv", (3, 4, 5), {"strides": (1, 2), "dilations": (1, 2), "pads": (0, 1)}, _kernel("Conv")),
-    Family("ConvTranspose", (3, 4), {"strides": (1, 2), "dilations": (1, 2), "pads": (0, 1)}, _kernel("ConvTranspose")),
-    Family("MaxPool", (3, 4, 5), _WINDOW, keeps=True),
-    Family("AveragePool", (3, 4, 5), {**_WINDOW, "count_include_pad": (0, 1)}, keeps=True),
-    Family("Gemm", (2,), {"alpha": (1.0, 0.5), "beta": (1.0, 0.5)}, _gemm),
-    Family("MatMul", (2, 3, 4, 5), more=_matrix),
-    Family("Resize", (4,), {"mode": ("nearest", "linear", "cubic"), "antialias": (0, 1), "nearest_mode": ("floor", "ceil"),
-
-        "coordinate_transformation_mode": ("asymmetric", "half_pixel", "align_corners")}, _scales, keeps=True),
-    Family("Pad", (2, 3, 4, 5), {"mode": ("constant", "reflect", "edge", "wrap")}, _pads, keeps=True),
-    Family("LayerNormalization", (2, 3, 4), {"axis": (-1, 1), "epsilon": (1e-5, 1e-3)}, _norm),
-    Family("LpNormalization", (2, 4), {"axis": (-1, 1, 0), "p": (1, 2)}),
-    Family("Flatten", (2, 3, 4), {"axis": (0, 1, 2)}, keeps=True),
-    Family("DepthToSpace", (4,), {"blocksize": (2,), "mode": ("DCR", "CRD")}, keeps=True),
-    Family("Gather", (2, 3, 4), {"axis": (0, 1, -1)}, lambda shape, rng: [_plain(0, 0)], keeps=True),
-    Family("Concat", (2, 4), {"axis": (0, 1, -1)}, lambda shape, rng: [Arg(shape, -2, 2)]),
-    Family("TopK", (2, 3), {"axis": (-1, 0), "largest": (0, 1), "sorted": (0, 1)},
-        lambda shape, rng: [_plain(2)], keeps=True, outputs=2),
-    Family("CumSum", (2, 3), {"exclusive": (0, 1), "reverse": (0, 1)},
-        lambda shape, rng: [Arg(kind="plain", value=np.array(1))]),
-)  # fmt: skip
-
-
-def draw(count: int, seed: int) -> Iterator[tuple[str, Form]]:
-    """``count`` named forms: an op, the rank of its data, one type, and a value of one or two of its attributes."""
-    rng = np.random.default_rng(seed)
-    for index in range(count):
-        family = FAMILIES[index % len(FAMILIES)]
-        rank = int(rng.choice(family.ranks))
-        shape = ((2, 4, 6, 6, 6) if rank < 3 else (1, 8, 6, 6, 6))[:rank]
-        names = [str(n) for n in rng.permutation(list(family.attributes))[: rng.integers(1, 3)]]
-        chosen = {name: _pick(family.attributes[name], rng) for name in names}
-        args = (Arg(shape, family.low, 1.2), *family.more(shape, rng))
-        axes = (1, 0) if family.op in ("ConvTranspose", "Gemm", "MatMul") else (0, 1)
-        case = Case(family.op, args, _spread(family, chosen, rank), family.outputs, family.keeps, axes=axes)
-        act = str(rng.choice(["u8", "u16", "s8", "s16", "f16", "f32"], p=[0.35, 0.35, 0.1, 0.05, 0.05, 0.1]))
-        varied = ", ".join(f"{name}={value}" for name, value in chosen.items())
-        yield (
-            f"{seed}.{index}",
-            Form(case, act, "s8" if case.weighted else "-", f"rank={rank}, {varied}".rstrip(", ")),
-        )
-
-
-def _pick(values: tuple[Any, ...], rng: np.random.Generator) -> Any:
-    return values[rng.integers(len(values))]
-
-
-def _spread(family: Family, chosen: Mapping[str, Any], rank: int) -> dict[str, Any]:
+def _spread(op: str, chosen: Attributes, rank: int) -> dict[str, Any]:
     """The attributes as the op takes them: one value per spatial dimension for those of a window."""
-    found = dict(chosen)
-    for name, times in (("strides", 1), ("dilations", 1), ("pads", 2)):
-        if name in found:
-            found[name] = (found[name],) * (times * (rank - 2))
-    if "auto_pad" in found:
+    found, spatial = dict(chosen), rank - 2
+    times = {"strides": spatial, "dilations": spatial, "pads": 2 * spatial, "kernel_shape": spatial, "output_padding": spatial,
+             "output_shape": spatial}  # fmt: skip
+    if op == "Col2Im":
+        times |= {"strides": 2, "dilations": 2, "pads": 4}
+    found |= {name: (found[name],) * n for name, n in times.items() if name in found}
+    if found.get("auto_pad", "NOTSET") != "NOTSET":
         found.pop("pads", None)
-    if family.op in ("MaxPool", "AveragePool"):
-        found["kernel_shape"] = (3,) * (rank - 2)
-    return {"blocksize": 2, **found} if family.op == "DepthToSpace" else found
+    if found.get("axes") == "spatial":
+        found["axes"] = tuple(range(2, rank))
+    if found.get("direction") == "bidirectional":
+        found |= {n: found[n] * 2 for n in ("activations", "activation_alpha", "activation_beta") if n in found}
+    orders = {"last": (0, *range(2, rank), 1), "swap": (*range(rank - 2), rank - 1, rank - 2), "reverse": tuple(range(rank))[::-1]}
+    if "perm" in found:
+        found["perm"] = orders[found["perm"]] if rank > 1 else (0,)
+    return found
+
+
+def _shape(graph: Graph) -> Shape:
+    return tuple(graph.tensor(graph.outputs[0]).static_shape or ())
+
+
+def _joined(first: Model, second: Model, number: int) -> Model:
+    """Two models as one: input 0 of the second is the first output of the first, on the grid that it has there."""
+    seam = first.graph.outputs[0]
+    names = {name: f"s{number}.{name}" for name in second.graph.tensors} | {"x0": seam}
+    nodes = [
+        Node(n.op, f"{n.name}{number}", tuple(names.get(i, i) for i in n.inputs), tuple(names.get(o, o) for o in n.outputs),
+             n.attributes, n.domain)
+        for n in second.graph.nodes
+    ]  # fmt: skip
+    feeds = first.feeds | {names[n]: v for n, v in second.feeds.items() if n != "x0"}
+    constants = {t.name: t.data for t in first.graph.tensors.values() if t.data is not None}
+    constants |= {names[t.name]: t.data for t in second.graph.tensors.values() if t.data is not None}
+    outputs = [*first.graph.outputs[1:], *(names[n] for n in second.graph.outputs)]
+    inputs = {n: (str(v.dtype), v.shape) for n, v in feeds.items()}
+    graph = make_graph([*first.graph.nodes, *nodes], inputs, outputs[::-1], constants, opset=21)
+    grid: dict[str, Encoding] = {names[n]: e for n, e in second.encodings.items()}
+    return Model(graph, first.encodings | grid, feeds)

@@ -31,7 +31,8 @@ SIGNED_UNIT = {"uint8": (2.0**-7, 128), "uint16": (2.0**-15, 32768), "int8": (2.
 
 @attrs.frozen
 class Arg:
-    """An input: ``kind`` is "act" (fed), "const" (a constant on a grid), "weight", "bias", or "plain" (``value`` as it is)."""
+    """An input: ``kind`` is "act" (fed), "const" (a constant on a grid), "weight", "bias", "mask" (fed, of bool), "absent", "plain"
+    (the constant ``value`` as it is), or "fed" (``value`` as it is, fed)."""
 
     shape: tuple[int, ...] = SHAPE
     low: float = -1.0
@@ -282,7 +283,6 @@ CASES: dict[str, Case] = {
     "LSTM": _recurrent("LSTM", 4),
     "GRU": _recurrent("GRU", 3),
 }  # fmt: skip
-NO_GRID_OUT = {"Equal", "Greater", "Less", "ArgMax", "ArgMin", "NonMaxSuppression"}
 
 
 def configurations(case: Case) -> list[tuple[str, str, str]]:
@@ -340,7 +340,7 @@ def _graph(case: Case, rng: np.random.Generator) -> tuple[Graph, dict[str, Array
     if case.then:
         nodes.append(Node(case.then, "next", ("inner",), results))
     outputs = tuple(name for name in results if name)
-    fed = {n: v for n, v in values.items() if case.args[int(n[1:])].kind in ("act", "mask")}
+    fed = {n: v for n, v in values.items() if case.args[int(n[1:])].kind in ("act", "mask", "fed")}
     constants = {n: v for n, v in values.items() if n not in fed}
     return make_graph(nodes, {n: (str(v.dtype), v.shape) for n, v in fed.items()}, outputs, constants, opset=case.opset), values
 
@@ -374,9 +374,9 @@ def _bias(x: Encoding, w: Encoding, dtype: str, channels: int) -> Encoding:
 def _outputs(
     case: Case, graph: Graph, feeds: Mapping[str, Array], dtype: str, known: Mapping[str, Encoding]
 ) -> dict[str, Encoding]:
-    if case.op in NO_GRID_OUT:
-        return {}
     names = [n for n in graph.float_activations() if n not in graph.inputs]
+    if not names:
+        return {}
     if case.keeps:
         return dict.fromkeys(names, known["x1" if case.op == "Where" else "x0"])
     if case.fixed and dtype in case.fixed:

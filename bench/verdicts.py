@@ -2,7 +2,7 @@
 
     python bench/verdicts.py --reference verdicts.csv [-o table.md]
     python bench/verdicts.py --fresh [--soc SM8750,SM8350] [--case 'Conv*'] [-o table.md]
-    python bench/verdicts.py --forms 1500 [--seed 1] [--soc SM8750] [-o table.md]
+    python bench/verdicts.py --forms 1600 [--seed 1] [--soc SM8750] [--answers answers.jsonl] [-o table.md]
 
 --reference compares with recorded verdicts (columns case, act, weight, granularity, soc, verdict, reason), --fresh asks the
 vendor's runtime (needs onnxruntime-qnn), --forms asks it about forms drawn at random (bench/forms.py).
@@ -15,17 +15,21 @@ from __future__ import annotations
 import argparse
 import csv
 import fnmatch
+import hashlib
+import json
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import attrs
 import forms
 import grid
 
 from npukit.errors import NpukitError
+from npukit.graph import serialize
 from npukit.package import Manifest, Package
 from npukit.plugins import Registry
 from npukit.quantization import check
@@ -34,12 +38,12 @@ from npukit.quantization import check
 RECORDED = (
     ("Conv+Relu", "s8|s16", "*", "*", "recorded without Q/DQ between the two ops; as npukit writes it, with one, it is accepted"),
     ("Transpose", "*", "*", "*", "the one-op model is an artefact: between other ops the Transpose is accepted and exact"),
+    ("Einsum", "u16", "*", "*", "asked again it is accepted, as the second matrix is symmetric here"),
 )
 # The same for models as npukit writes them today.
 FRESH = (
     ("Gemm*", "*", "lpbq", "*", "the provider cannot read the block scales of a Gemm; those of a MatMul it can"),
     ("Transpose", "*", "*", "*", "the one-op model is an artefact: between other ops the Transpose is accepted and exact"),
-    ("Einsum", "u16|s16", "*", "*", "this equation is a MatMul, which the provider takes; other equations it does not"),
     ("Pad_const", "s16", "*", "*", "accepted without a pad value, refused with one"),
     ("Gemm*", "u16", "blk32", "*", "the recorded models with a bias were refused, those of npukit are accepted"),
     ("InstanceNorm|GroupNorm", "*", "*", "*", "written this way the provider runs it in float, which fails to build on v68"),
@@ -125,31 +129,54 @@ def fresh(socs: Iterable[str], pattern: str) -> Iterator[Verdict]:
                 yield Verdict(case, *types, soc, vendor, accepted, reason or error, FRESH)
 
 
-def drawn(socs: Iterable[str], count: int, seed: int) -> Iterator[Verdict]:
-    """Forms drawn at random, without those that ONNX Runtime cannot compute or that crash the vendor's runtime."""
-    for soc in socs:
-        for name, form in forms.draw(count, seed):
+class Answers:
+    """What the vendor's runtime said of models, kept in a file where there is one: asking takes most of the time."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        lines = path.read_text(encoding="utf-8").splitlines() if path and path.exists() else []
+        self._known: dict[str, list[Any]] = dict(json.loads(line) for line in lines)
+
+    def of(self, model: grid.Model, soc: str) -> tuple[bool | None, str]:
+        """Whether it accepts the model, and why not; None where it crashes or hangs."""
+        written = repr(sorted(model.encodings.items(), key=lambda item: item[0]))
+        key = f"{soc} {hashlib.sha256(serialize(model.graph) + written.encode()).hexdigest()}"
+        if key not in self._known:
             try:
-                model = grid.build_case(form.case, form.act, form.weight, "pt", seed=name)
-                vendor, reason = answer(model, "qnn", soc)
-            except NpukitError:
+                self._known[key] = list(answer(model, "qnn", soc))
+            except NpukitError as error:
+                self._known[key] = [None, str(error)]
+            if self._path:
+                with self._path.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps([key, self._known[key]]) + "\n")
+        accepted, reason = self._known[key]
+        return accepted, reason
+
+
+def drawn(socs: Iterable[str], count: int, seed: int, answers: Answers) -> Iterator[Verdict]:
+    """Forms drawn at random, without those that crash the vendor's runtime."""
+    for soc in socs:
+        for form in forms.draw(count, seed):
+            vendor, reason = answers.of(form.model, soc)
+            if vendor is None:
+                print(f"left out, the vendor's runtime crashes: {form.op} {', '.join(form.attributes)}", file=sys.stderr)
                 continue
-            accepted, error = answer(model, "htp", soc)
-            cell = form.case.op, form.act, "-", form.attribute, soc
-            yield Verdict(*cell, vendor, accepted, reason or error, ())
+            accepted, error = answer(form.model, "htp", soc)
+            yield Verdict(form.op, form.act, form.weight, ", ".join(form.attributes), soc, vendor, accepted, reason or error, ())
 
 
 def by_attribute(verdicts: list[Verdict]) -> str:
     """The agreement on drawn forms per op and per value of an attribute, as Markdown; those that agree on everything in one row."""
     groups: dict[tuple[str, str], list[Verdict]] = {}
     for v in verdicts:
-        for attribute in v.granularity.split(", "):
+        for attribute in ("all", *filter(None, v.granularity.split(", "))):
             groups.setdefault((v.case, attribute), []).append(v)
     lines = ["| Op | Attribute | Forms | Agree |", "| --- | --- | ---: | ---: |"]
     full = [key for key, found in groups.items() if share(found) == 1]
     lines += [f"| {op} | {a} | {len(f)} | {share(f):.0%} |" for (op, a), f in sorted(groups.items()) if (op, a) not in full]
+    ops = [op for op, a in full if a == "all"]
     return "\n".join(
-        [*lines, f"| {len({op for op, _ in full})} ops | {len(full)} others | {sum(len(groups[k]) for k in full)} | 100% |"]
+        [*lines, f"| {len(ops)} ops and chains | {len(full)} others | {sum(len(groups[op, 'all']) for op in ops)} | 100% |"]
     )
 
 
@@ -185,6 +212,7 @@ def main() -> int:
     parser.add_argument("--fresh", action="store_true")
     parser.add_argument("--forms", type=int, metavar="N")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--answers", type=Path, metavar="JSONL", help="what the vendor said of --forms is kept here")
     parser.add_argument("--soc", default="SM8350,SM8450,SM8550,SM8650,SM8750,SM8850")
     parser.add_argument("--case", default="*")
     parser.add_argument("-o", "--output", type=Path)
@@ -195,7 +223,7 @@ def main() -> int:
     if args.reference:
         verdicts = list(recorded(args.reference))
     else:
-        verdicts = list(drawn(socs, args.forms, args.seed) if args.forms else fresh(socs, args.case))
+        verdicts = list(drawn(socs, args.forms, args.seed, Answers(args.answers)) if args.forms else fresh(socs, args.case))
     verdicts = [v for v in verdicts if fnmatch.fnmatchcase(v.case, args.case)]
     text = report(verdicts) + (by_attribute(verdicts) + "\n" if args.forms else "")
     print(text)

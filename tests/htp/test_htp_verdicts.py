@@ -9,11 +9,12 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 from npukit.backend import Rules
 from npukit.encoding import encoding_for_range
-from npukit.graph import Node, make_graph
+from npukit.graph import CANONICAL_OPSET, Node, make_graph
 from npukit_htp.backend import HtpBackend
 
 BENCH = Path(__file__).resolve().parents[2] / "bench"
@@ -32,7 +33,9 @@ def _bench(name: str) -> ModuleType:
 
 
 grid: Any = _bench("grid")
-_bench("forms")
+_bench("inputs")
+families: Any = _bench("families")
+forms: Any = _bench("forms")
 verdicts: Any = _bench("verdicts")
 
 
@@ -62,6 +65,51 @@ def test_the_grid_has_both_answers(cells: list[Any]) -> None:
     for side in ("vendor", "ours"):
         accepted = sum(getattr(cell, side) for cell in cells)
         assert len(cells) * 0.5 < accepted < len(cells) * 0.95
+
+
+# Attributes with one value: nothing is trained on the chip, and only 8-bit floats saturate.
+SINGLE = {("BatchNormalization", "training_mode"), ("Cast", "saturate")}
+# Ops of the map that are not drawn: written as other ops once a model is loaded, without a shape, constant, or random.
+NOT_DRAWN = {
+    "QLinearConv", "QLinearMatMul", "QuantizeLinear", "DequantizeLinear", "Upsample", "Scatter",
+    "NonZero", "Shape", "ConstantOfShape", "RandomUniformLike",
+}  # fmt: skip
+
+
+def _attributes(domain: str, op: str) -> list[str]:
+    """The attributes of an op at the opset that models are brought to, or at its first; none for what ONNX does not define."""
+    if not onnx.defs.has(op, domain):
+        return []
+    try:
+        return list(onnx.defs.get_schema(op, CANONICAL_OPSET, domain).attributes)
+    except onnx.defs.SchemaError:
+        return list(onnx.defs.get_schema(op, domain).attributes)
+
+
+def test_forms_vary_every_attribute_of_the_map() -> None:
+    """Every op with a row is drawn, with two values or more (one may be the default) of each of its attributes."""
+    drawn: dict[tuple[str, str], dict[str, int]] = {}
+    for family in (*families.FAMILIES, *families.BETWEEN.values()):
+        values = drawn.setdefault((family.domain, family.op), {})
+        for name, choices in family.attributes.items():
+            values[name] = max(values.get(name, 0), len(choices) + (name not in family.needs))
+    for row in HtpBackend().constraints():
+        if row.op in NOT_DRAWN:
+            continue
+        assert (row.domain, row.op) in drawn, row.op
+        for attribute in _attributes(row.domain, row.op):
+            if (row.op, attribute) not in SINGLE:
+                assert drawn[row.domain, row.op].get(attribute, 0) >= 2, f"{row.op} {attribute}"
+
+
+def test_forms_are_distinct_and_repeatable() -> None:
+    """A seed gives one list of forms, none of them twice, chains among them."""
+    found = list(forms.draw(300, 7))
+    assert len(found) == 300
+    assert [f.attributes for f in forms.draw(300, 7)] == [f.attributes for f in found]
+    assert any("+" in f.op for f in found)
+    assert {f.act for f in found} == set(forms.ACTIVATIONS)
+    assert {f.weight for f in found} >= {*forms.WEIGHTS, "-"}
 
 
 ACCEPTED_BUT_WRONG = [

@@ -105,7 +105,7 @@ class HtpBackend(KernelBackend):
 
     def judge(self, graph: Graph, encodings: Mapping[str, Encoding], soc: Soc, found: tuple[Problem, ...]) -> tuple[Problem, ...]:
         """The op constraints' findings, and the forms that depend on values (``npukit_htp.forms``)."""
-        return (*found, *refused_forms(graph))
+        return (*found, *refused_forms(graph, encodings))
 
     def estimate(self, graph: Graph, encodings: Mapping[str, Encoding], soc: Soc) -> tuple[OpCost, ...]:
         """A roofline of published peak figures (``npukit_htp.cost``); no time for SoCs without such figures."""
