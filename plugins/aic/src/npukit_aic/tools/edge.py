@@ -32,14 +32,20 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(message, hint=f"{self.prog} -h shows what it takes")
 
 
-def guarded(name: str, work: Callable[[Sequence[str]], int], argv: Sequence[str] | None) -> int:
-    """The exit code of ``work``, which gets the words after the tool's name (default: those of the process)."""
+def guarded(
+    name: str,
+    work: Callable[[Sequence[str]], int],
+    argv: Sequence[str] | None,
+    tell: Callable[[NpukitError], None] | None = None,
+) -> int:
+    """The exit code of ``work``, which gets the words after the tool's name (default: those of the process); ``tell`` prints
+    errors of npukit in another way than as one line."""
     try:
         return work(sys.argv[1:] if argv is None else argv)
     except SystemExit as done:  # -h
         return int(done.code or 0)
     except NpukitError as error:
-        say(f"{name}: error: {error}")
+        tell(error) if tell else say(f"{name}: error: {error}")
         return error.exit_code
     except BrokenPipeError:  # whoever reads the output has enough of it
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115

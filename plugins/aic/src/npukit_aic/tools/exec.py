@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections import Counter
@@ -15,6 +14,7 @@ from npukit.commands import check_writable
 from npukit.errors import ConstraintError, NpukitError, UsageError, counted
 from npukit.graph import write_atomic
 from npukit_aic import options
+from npukit_aic.tools.edge import guarded, say
 from npukit_aic.tools.exec_flags import FLAGS, parse, usage
 
 if TYPE_CHECKING:
@@ -23,46 +23,29 @@ if TYPE_CHECKING:
 _SCHEMAS = ("quantization_schema_activations", "quantization_schema_constants")
 _ONLY_HERE = ("batchsize", "retained_state", "mxfp6_matmul")
 _OPERATORS = Path("OnnxSupportedOperators.txt")
-_BUG = 3
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run with ``argv`` (default: the process arguments). Returns 0 when all that was asked for is there, 1 when the model has a
     problem, 2 when the flags or files have one, 3 for a bug. What is wrong is said on stderr, on one line."""
-    words = sys.argv[1:] if argv is None else argv
     prog = Path(sys.argv[0]).name if argv is None and "qaic" in Path(sys.argv[0]).name else "qaic-exec"
     given: dict[str, Any] = {}
-    try:
-        given = parse(words, prog, lambda text: _say(f"note: {text}"))
+
+    def work(words: Sequence[str]) -> int:
+        given.update(parse(words, prog, lambda text: say(f"note: {text}")))
         return _run(given, prog)
-    except ConstraintError as error:
-        for problem in dict.fromkeys(str(p) for p in error.problems) if {"v", "vvv"} & given.keys() else ():
-            _say(problem)
-        _say(f"error: {error}{_versions(given)}")
-        return error.exit_code
-    except NpukitError as error:
-        _say(f"error: {error}{_versions(given) if error.exit_code == 1 else ''}")
-        return error.exit_code
-    except BrokenPipeError:  # whoever reads the output has enough of it
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
-        return 0
-    except OSError as error:
-        _say(f"error: {error.filename or ''}: {error.strerror or error}")
-        return 2
-    except KeyboardInterrupt:
-        _say("error: interrupted")
-        return 130
-    except Exception as error:
-        _say(f"error: {type(error).__name__}: {' '.join(str(error).split())} (a bug of npukit or of a plugin)")
-        return _BUG
 
+    def tell(error: NpukitError) -> None:
+        if isinstance(error, ConstraintError) and {"v", "vvv"} & given.keys():
+            for problem in dict.fromkeys(map(str, error.problems)):
+                say(problem)
+        say(f"error: {error}{_versions(given) if error.exit_code == 1 else ''}")
 
-def _say(text: str) -> None:
-    print(text, file=sys.stderr)
+    return guarded(prog, work, argv, tell)
 
 
 def _warn(text: str) -> None:
-    _say(f"warning: {text}")
+    say(f"warning: {text}")
 
 
 def _run(given: Mapping[str, Any], prog: str) -> int:
