@@ -90,7 +90,12 @@ def _case(family: Family, shape: Shape, rng: np.random.Generator) -> tuple[Case,
     args = (attrs.evolve(family.first, shape=shape, value=value), *family.more(shape, rng, given))
     case = Case(family.op, args, given, family.outputs, family.keeps, axes=_weight_axes(family, given), domain=family.domain,
         opset=family.opset)  # fmt: skip
-    return case, [f"{name}={value}" for name, value in chosen.items()]
+    return case, [f"{name}={_word(value)}" for name, value in chosen.items()]
+
+
+def _word(value: Any) -> str:
+    """A value without the commas that part attributes."""
+    return " ".join(str(v) for v in value) if isinstance(value, tuple) else str(value)
 
 
 def _weight_axes(family: Family, given: Attributes) -> tuple[int, int]:

@@ -166,18 +166,21 @@ def drawn(socs: Iterable[str], count: int, seed: int, answers: Answers) -> Itera
 
 
 def by_attribute(verdicts: list[Verdict]) -> str:
-    """The agreement on drawn forms per op and per value of an attribute, as Markdown; those that agree on everything in one row."""
-    groups: dict[tuple[str, str], list[Verdict]] = {}
-    for v in verdicts:
-        for attribute in ("all", *filter(None, v.granularity.split(", "))):
-            groups.setdefault((v.case, attribute), []).append(v)
-    lines = ["| Op | Attribute | Forms | Agree |", "| --- | --- | ---: | ---: |"]
-    full = [key for key, found in groups.items() if share(found) == 1]
-    lines += [f"| {op} | {a} | {len(f)} | {share(f):.0%} |" for (op, a), f in sorted(groups.items()) if (op, a) not in full]
-    ops = [op for op, a in full if a == "all"]
-    return "\n".join(
-        [*lines, f"| {len(ops)} ops and chains | {len(full)} others | {sum(len(groups[op, 'all']) for op in ops)} | 100% |"]
-    )
+    """The agreement on drawn forms per op or chain, and per value of each attribute, as Markdown."""
+    lines = ["| Op | Forms | Agree | Forms by rank, number of inputs and attribute |", "| --- | ---: | ---: | --- |"]
+    for op in sorted({v.case for v in verdicts}):
+        mine, groups = [v for v in verdicts if v.case == op], dict[str, list[Verdict]]()
+        for v in mine:
+            for attribute in filter(None, v.granularity.split(", ")):
+                groups.setdefault(attribute, []).append(v)
+        lines.append(f"| {op} | {len(mine)} | {share(mine):.0%} | {', '.join(f'{a} {_of(groups[a])}' for a in sorted(groups))} |")
+    return "\n".join(lines)
+
+
+def _of(verdicts: list[Verdict]) -> str:
+    """The number of forms, and in front of it how many agree where not all do."""
+    agree = sum(v.agrees for v in verdicts)
+    return str(agree) if agree == len(verdicts) else f"{agree}/{len(verdicts)}"
 
 
 def report(verdicts: list[Verdict]) -> str:

@@ -46,6 +46,15 @@ def test_lp_pool(p: int, attributes: dict[str, Any], rng: np.random.Generator, r
     agree(run_op, grid_of, "LpPool", [normal(rng, 2, 3, 9, 11)], p=p, **attributes)
 
 
+@pytest.mark.parametrize("keep", [0, 1])
+@pytest.mark.parametrize("axes", [[1], [0, 2], None])
+def test_logarithm_of_a_sum(keep: int, axes: list[int] | None, rng: np.random.Generator, run_op: Any) -> None:
+    """ReduceLogSumExp in float32, of values whose exponentials overflow too."""
+    arrays = [100 * normal(rng, 2, 3, 4), *([np.array(axes)] if axes else [])]
+    found = run_op("ReduceLogSumExp", arrays, out=None, constants=range(1, len(arrays)), keepdims=keep)
+    np.testing.assert_allclose(found.got, found.expected, rtol=1e-5)
+
+
 REGIONS = np.array([[0, 0, 8, 9], [2.2, 3.7, 7.1, 4.4], [-4, -3, 20, 5], [5, 5, 5, 5], [6, 6, 3, 3]], np.float32)
 
 

@@ -116,6 +116,18 @@ def test_slopes_lie_on_one_grid() -> None:
     assert made.encodings["s"].granularity == "tensor"
 
 
+@pytest.mark.parametrize(
+    ("inputs", "attributes", "accepted"), [(3, {"onesided": 1}, True), (4, {"onesided": 1}, True), (4, {}, False)]
+)
+def test_spectrogram_shapes(inputs: int, attributes: dict[str, int], accepted: bool) -> None:
+    constants = {"step": np.array(8), "window": np.ones(16, np.float32), "length": np.array(16)}
+    names = ("x", *list(constants)[: inputs - 1])
+    graph = make_graph(
+        [Node("STFT", "n", names, ("y",), attributes)], {"x": ("float32", (1, 64, 1))}, ["y"], {n: constants[n] for n in names[1:]}
+    )
+    assert (check(Request(graph), backend="htp").verdict == "accepted") is accepted
+
+
 @pytest.mark.parametrize(("lengths", "accepted"), [([6, 6], True), ([6, 3], False)])
 def test_sequences_have_one_length(lengths: list[int], accepted: bool) -> None:
     constants = {"w": np.ones((1, 12, 3), np.float32), "r": np.ones((1, 12, 4), np.float32), "l": np.array(lengths, np.int32)}

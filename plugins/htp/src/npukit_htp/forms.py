@@ -175,9 +175,12 @@ def _nearest(graph: Graph, node: Node) -> str:
     return "" if fine else f"nearest_mode {rounding} with {where} in {rank} dimensions"
 
 
-def _window(graph: Graph, node: Node) -> str:
-    """Shapes of a spectrogram are inferred only where onesided is written."""
-    return "" if node.get("onesided", None) is not None else "attribute onesided is not written"
+def _spectrum(graph: Graph, node: Node, encodings: Mapping[str, Encoding]) -> str:
+    """The shape of a quantized spectrogram is known where onesided is written, of a float one where the frame length is given."""
+    if node.get("onesided", None) is None and (node.inputs[0] in encodings or not node.input(3)):
+        return "attribute onesided is not written"
+    half = graph.tensor(node.inputs[0]).dtype == "float16" or getattr(encodings.get(node.inputs[0]), "dtype", "") == "float16"
+    return "float16 without a frame length" if half and not node.input(3) else ""
 
 
 def _reflected(graph: Graph, node: Node) -> str:
@@ -206,11 +209,11 @@ _FORMS: Mapping[str, tuple[_Form, str]] = {
     **dict.fromkeys(("Mean", "Sum"), (_two, "leave the node out")),
     "Pad": (_reflected, "pad by less, in another mode, or give pads for all axes"),
     "Resize": (_nearest, "write nearest_mode floor"),
-    "STFT": (_window, "write it"),
     **dict.fromkeys(("GRU", "LSTM"), (_lengths, "leave the lengths out and mask the results")),
     **dict.fromkeys(("ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum"), (_reduced_axes, "give it constant axes")),
 }
 _TYPED: Mapping[str, tuple[_TypedForm, str]] = {
     **dict.fromkeys(("Conv", "ConvTranspose", "Gemm", "MatMul"), (_types, "give it int8 weights")),
+    "STFT": (_spectrum, "write onesided, and give it the frame length"),
     **dict.fromkeys(("ReduceMax", "ReduceMin"), (_extreme, "write it as one node for each axis")),
 }

@@ -143,6 +143,13 @@ def scatter_elements(call: Call) -> Sequence[Result]:
     return _scatter(call, locate)
 
 
+def _log_sum_exp(x: Array, axes: tuple[int, ...] | None, keep: bool) -> Array:
+    """The logarithm of a sum of exponentials, of which none overflows."""
+    top = x.max(axes, keepdims=True)
+    found = np.log(np.exp(x - top).sum(axes, keepdims=True)) + top
+    return found if keep else found.squeeze(axes)
+
+
 REDUCE: Mapping[str, Kernel] = {
     "ArgMax": _arg(np.argmax),
     "ArgMin": _arg(np.argmin),
@@ -150,6 +157,7 @@ REDUCE: Mapping[str, Kernel] = {
     "NonZero": non_zero,
     "OneHot": one_hot,
     "ReduceL2": _computed(lambda x, axes, keep: np.sqrt(np.square(x).sum(axes, keepdims=keep))),
+    "ReduceLogSumExp": _computed(_log_sum_exp),
     "ReduceMax": _ordered(np.max),
     "ReduceMean": reduce_mean,
     "ReduceMin": _ordered(np.min),
