@@ -18,7 +18,8 @@ HINT = "file.py:function or module.function"
 
 
 def load_function(where: str, label: str, folder: Path = Path()) -> Callable[..., Any]:
-    """The function that ``where`` names; a file is looked for in ``folder``, then in the current one.
+    """The function that ``where`` names; a file is looked for in ``folder``, then in the current one, a module where Python looks
+    and then there.
 
     Raises UsageError, which begins with ``label``, for a file, module or function that is not there, and for a module that fails.
     """
@@ -26,11 +27,12 @@ def load_function(where: str, label: str, folder: Path = Path()) -> Callable[...
     if not place or not name:
         raise UsageError(f"{label}: '{where}' names no function", hint=HINT)
     try:
-        module = _file_module(place, label, folder) if colon == ":" else importlib.import_module(place)
+        module = _file_module(place, label, folder) if colon == ":" else _module(place, folder)
     except NpukitError:
         raise
     except ModuleNotFoundError as error:
-        raise UsageError(f"{label}: {error}", hint=f"{HINT}; modules are looked for where Python looks (PYTHONPATH)") from None
+        hint = f"{HINT}; modules are looked for where Python looks (PYTHONPATH), in {folder} and in the current folder"
+        raise UsageError(f"{label}: {error}", hint=hint) from None
     except Exception as error:  # whatever the user's module raises
         raise UsageError(f"{label}: importing '{place}' failed: {type(error).__name__}: {error}") from None
     found = getattr(module, name, None)
@@ -39,6 +41,17 @@ def load_function(where: str, label: str, folder: Path = Path()) -> Callable[...
         raise UsageError(f"{label}: '{place}' has no function '{name}'", hint=did_you_mean(name, names))
     function: Callable[..., Any] = found
     return function
+
+
+def _module(place: str, folder: Path) -> ModuleType:
+    more = [str(folder.absolute()), str(Path.cwd())]
+    sys.path += more  # at the end: a file of the user's must not stand in for a module that others import
+    try:
+        importlib.invalidate_caches()  # files may be younger than the last look into their folder
+        return importlib.import_module(place)
+    finally:
+        for path in more:
+            sys.path.remove(path)
 
 
 def _file_module(place: str, label: str, folder: Path) -> ModuleType:

@@ -426,3 +426,19 @@ def test_rescaled_network_is_equalized(zoo: Path) -> None:
     assert best.action == "cle"
     assert best.gain is not None
     assert best.gain > 15
+
+
+def test_layers_of_a_long_network_are_sampled() -> None:
+    """A network whose layers take many runs is looked at layer by layer in some samples, and the report says in how many."""
+    names = ["x", *(f"t{index}" for index in range(40))]
+    weights = constants(**{f"w{index}": (2, 2, 3, 3) for index in range(40)})
+    nodes = [Node("Conv", f"n{i}", (names[i], f"w{i}"), (names[i + 1],), PADS) for i in range(40)]
+    graph = make_graph(nodes, {"x": ("float32", (1, 2, 8, 8))}, [names[-1]], weights)
+    found = analyze(graph, samples(12))
+    step = -(-Cuts.of(found.graph, found.encodings).runs // 16)
+    assert found.samples == 12
+    assert found.layer_samples == sum(index < 4 or index % step == 0 for index in range(12)) < 12
+    assert f"in {found.layer_samples} of the samples" in analysis_text(found, 3)
+    short = analyze(BRANCHES, samples(12))
+    assert short.layer_samples == 12
+    assert "of the samples" not in analysis_text(short, 3)

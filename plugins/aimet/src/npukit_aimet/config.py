@@ -27,7 +27,7 @@ from typing import Any
 import attrs
 import numpy as np
 
-from npukit.callbacks import load_function
+from npukit.callbacks import checked_score, load_function
 from npukit.encoding import Array
 from npukit.errors import DataError, NpukitError, UsageError, did_you_mean
 
@@ -133,7 +133,12 @@ class Loader:
             found = self.make(**self.arguments)
             if not isinstance(found, Iterable):
                 raise UsageError(f"{self.path} returned {type(found).__name__}, not an iterable")
-            yield from islice(found, self.limit)
+            empty = True
+            for item in islice(found, self.limit):
+                empty = False
+                yield item
+            if empty:
+                raise DataError(f"{self.path} gave no samples", hint="at least one is needed")
         except NpukitError:
             raise
         except Exception as error:  # whatever the user's function raises
@@ -171,12 +176,16 @@ def judged(
 ) -> Callable[[Sequence[Mapping[str, Array]]], Any]:
     """``function(predictions, truth)`` as a score of outputs: it gets one array for a model with one output, else one per name."""
 
-    def score(outputs: Sequence[Mapping[str, Array]]) -> Any:
+    def score(outputs: Sequence[Mapping[str, Array]]) -> float:
         stacked = {n: np.concatenate([np.atleast_1d(o[n]) for o in outputs]) for n in outputs[0]}
         predictions = next(iter(stacked.values())) if len(stacked) == 1 else stacked
         try:
-            return function(predictions, truths())
+            value = function(predictions, truths())
         except Exception as error:  # whatever the user's function raises
             raise UsageError(f"{path} raised {type(error).__name__}: {error}") from None
+        try:
+            return checked_score(value)
+        except UsageError as error:
+            raise UsageError(f"{path}: {error.message}") from None
 
     return score

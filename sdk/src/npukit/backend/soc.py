@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ class Soc:
         return next(iter(self.version), 0)
 
 
+@cache
 def arch_version(arch: str) -> tuple[int, ...]:
     """The numbers in the name of an architecture, which order it among others."""
     return tuple(int(digits) for digits in re.findall(r"\d+", arch))

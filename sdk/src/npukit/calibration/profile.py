@@ -121,7 +121,7 @@ def observe(
     with OrtModel(graph, list(watches)) as model:
         for feeds in batches:
             for name, values in model.run(feeds).items():
-                watches[name].see(finite(graph, name, values, done))
+                watches[name].see(*_with_ends(graph, name, values, done))
             done += 1
             on_event(Event("calibrate", done, total))
     if not done:
@@ -131,12 +131,22 @@ def observe(
 
 def finite(graph: Graph, name: str, values: Array, sample: int) -> Array:
     """The values of a tensor, -inf in a mask as LEFT_OUT. Raises DataError when it has NaN or infinite values."""
+    return _with_ends(graph, name, values, sample)[0]
+
+
+def _with_ends(graph: Graph, name: str, values: Array, sample: int) -> tuple[Array, tuple[float, float]]:
+    """What ``finite`` gives, and its least and its largest value (inf and -inf without any)."""
     if name in graph.before_softmax:
         values = np.maximum(values, LEFT_OUT)  # NaN stays
-    # A sum is finite unless a value is not (or it overflows, which the second look settles).
-    if not np.isfinite(np.sum(values, dtype=np.float32)) and not np.all(np.isfinite(values)):
+    low, high = _ends(values)
+    # NaN is the least and the largest of all, so the ends tell of every value.
+    if values.size and not (np.isfinite(low) and np.isfinite(high)):
         raise DataError(f"tensor '{name}' has NaN or infinite values in sample {sample} (counted from 0)")
-    return values
+    return values, (low, high)
+
+
+def _ends(values: Array) -> tuple[float, float]:
+    return (float(values.min()), float(values.max())) if values.size else (np.inf, -np.inf)
 
 
 def clipped(values: Array, observer: Observer, dtype: str, axis: int | None = None, percentile: float = 99.99) -> Array:
@@ -163,11 +173,11 @@ class Watch:
         memories = {name: o.begin() for name, o in self._keepers.items()}
         self._memory: dict[str, Mapping[str, Array]] = {name: memory for name, memory in memories.items() if memory}
 
-    def see(self, values: Array) -> None:
-        """Look at float values of any shape, all finite."""
+    def see(self, values: Array, ends: tuple[float, float] | None = None) -> None:
+        """Look at float values of any shape, all finite; ``ends`` are the least and the largest where these are known."""
         if not values.size:
             return
-        low, high = float(values.min()), float(values.max())
+        low, high = _ends(values) if ends is None else ends
         self._low, self._high, self._count = min(self._low, low), max(self._high, high), self._count + values.size
         if self._histogram is not None:
             self._histogram.add(values, max(abs(low), abs(high)))

@@ -33,7 +33,8 @@ class Analysis:
     of it, its "weights" only, its "activations" only. ``statistics`` are the ranges of all tensors, quantized constants included.
     ``remedies`` are what helps: first what costs nothing on the chip, then wider types, and of these what helps most; ``refuted``
     was tried and does not help. ``notes`` are what a reader should know. ``overrides`` are the encodings that remedies with wider
-    types ask for and those that were overrides before, for ``Request(overrides=...)``.
+    types ask for and those that were overrides before, for ``Request(overrides=...)``. ``layer_samples`` are the samples, of all
+    ``samples``, that every layer was quantized alone in: fewer where a network of many layers would take too long.
     """
 
     backend: str
@@ -49,6 +50,7 @@ class Analysis:
     encodings: Mapping[str, Encoding]
     graph: Graph
     notes: tuple[str, ...] = ()
+    layer_samples: int = 0
 
     def worst(self, count: int) -> tuple[LayerRow, ...]:
         """The ``count`` layers with the lowest SQNR when only they are quantized, worst first; those without error are left out."""
@@ -98,6 +100,7 @@ def _conclude(study: Study, worst: int) -> Analysis:
         shop.encodings,
         shop.graph,
         () if has_original_weights(shop.graph) else (_CODES_ONLY,),
+        survey.alone,
     )
 
 

@@ -65,6 +65,12 @@ class Cuts:
         parts = tuple(piece for piece in pieces if piece.outputs)
         return cls(graph, encodings, ends, parts, tuple(_layers(graph, encodings, parts)))
 
+    @property
+    def runs(self) -> float:
+        """How many runs of the whole network it takes to run every variant of every layer with what is behind it."""
+        parts = (len(layer.variants()) * (1 + len(self.behind(layer))) for layer in self.layers)
+        return sum(parts) / max(len(self.parts), 1)
+
     def behind(self, layer: Layer) -> tuple[int, ...]:
         """The parts that a layer's outputs reach, in order; its own is not among them."""
         return following(self.parts, layer.activations if layer.part is None else self.parts[layer.part].outputs)

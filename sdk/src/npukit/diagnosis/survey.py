@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sized
 from contextlib import ExitStack
 
@@ -21,6 +22,10 @@ from npukit.events import Event, OnEvent
 from npukit.graph import Graph
 from npukit.quantization import Quantized, Source
 
+_RUNS = 16
+"""So many runs of the network may a sample cost on average when every layer is looked at alone; beyond, samples are left out."""
+_LEAST = 4
+"""The first samples at which every layer is looked at, whatever it costs."""
 _MATTERS = 20.0
 """Decibels above the SQNR of the whole model at which a layer has no share in its noise worth speaking of."""
 
@@ -48,12 +53,16 @@ class LayerRow:
 
 
 class Survey:
-    """One pass over the data: the whole model and every layer alone, against the float model."""
+    """One pass over the data: the whole model and every layer alone, against the float model.
+
+    Layers are looked at in ``alone`` of the ``samples``: the first ones, then one in so many that ``_RUNS`` holds.
+    """
 
     def __init__(self, graph: Graph, encodings: Mapping[str, Encoding]) -> None:
         self.cuts = Cuts.of(graph, encodings)
         self.watchers = watchers(graph)
-        self.samples = 0
+        self.samples = self.alone = 0
+        self._step = math.ceil(self.cuts.runs / _RUNS) or 1
         inner = inner_tensors(graph, encodings)
         self._whole = Meter(graph, [n for n in self.watchers if n not in inner or n in self.cuts.ends], VARIANTS)
         labels = [_label(index, variant) for index in range(len(self.cuts.layers)) for variant in VARIANTS]
@@ -71,7 +80,8 @@ class Survey:
                 self._look(values)
                 for variant, simulation in whole.items():
                     self._whole.add(variant, values, simulation.run(feeds))
-                self._alone(network, feeds)
+                if self.samples < _LEAST or self.samples % self._step == 0:
+                    self._alone(network, feeds)
                 self.samples += 1
                 on_event(Event("analyze", self.samples, total))
 
@@ -81,6 +91,7 @@ class Survey:
         self._whole.see(values)
 
     def _alone(self, network: Network, feeds: Mapping[str, Array]) -> None:
+        self.alone += 1
         values = network.run(feeds)
         self._single.see(values)
         for index, variants, ends in network.only():

@@ -30,7 +30,8 @@ def analysis_text(found: Analysis, worst: int) -> str:
         table(_OUTPUTS, [_output(r) for r in found.outputs]),
     ]
     if rows:
-        title = f"the worst {len(rows)} of {len(found.layers)} layers: SQNR when only that layer is quantized"
+        sampled = f", in {found.layer_samples} of the samples" if found.layer_samples < found.samples else ""
+        title = f"the worst {len(rows)} of {len(found.layers)} layers: SQNR when only that layer is quantized{sampled}"
         parts += [title, table(_LAYERS, [_layer(r) for r in rows])]
     if found.remedies:
         advised = table(_REMEDIES, [_remedy(r) for r in found.remedies])
@@ -51,6 +52,7 @@ def analysis_data(found: Analysis, worst: int) -> dict[str, Any]:
         "backend": found.backend,
         "soc": found.soc.name,
         "samples": found.samples,
+        "layer_samples": found.layer_samples,
         "outputs": found.outputs,
         "worst": [row.name for row in found.worst(worst)],
         "layers": found.layers,
