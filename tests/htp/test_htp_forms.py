@@ -45,6 +45,8 @@ FORMS = [
     ("Max", (1, 2, 2, 2, 2), {"a": np.ones(2, np.float32), "b": np.ones(2, np.float32)}, {}, False),
     ("Max", (1, 2, 2, 2, 2), {"a": np.ones(2, np.float32)}, {}, True),
     ("MatMul", (1, 2, 2, 3, 4), {"w": np.ones((1, 1, 4, 3), np.float32)}, {}, True),
+    ("LpPool", (1, 2, 5, 5), {}, {"kernel_shape": (2, 2), "strides": (2, 2), "ceil_mode": 1}, False),
+    ("LpPool", (1, 2, 5, 5), {}, {"kernel_shape": (2, 2), "strides": (2, 2)}, True),
     ("Cast", (2, 4), {}, {"to": 7}, False),
     ("Cast", (2, 4), {}, {"to": 6}, True),
     ("PRelu", (1, 2, 3, 4), {"s": np.full((2, 1, 1), 0.1, np.float32)}, {}, True),
