@@ -607,8 +607,8 @@ def test_every_kernel_is_tested() -> None:
     tested = {*UNARY, *BINARY, *NORMS, *(row[0] for row in (*POOLS.values(), *MOVES.values()))}
     tested |= set(
         "Conv ConvTranspose Gemm MatMul Reciprocal Clip Equal Greater GreaterOrEqual Less LessOrEqual And Or Xor Not IsNaN "  # noqa: SIM905
-        "IsInf Where BatchNormalization ReduceMean ReduceSum ReduceMax ReduceMin ReduceL2 ReduceSumSquare ReduceLogSumExp ArgMax ArgMin "
-        "CumSum TopK OneHot NonZero Concat Split ScatterElements ScatterND Cast Shape ConstantOfShape LSTM GRU Einsum "
+        "IsInf Where BatchNormalization ReduceMean ReduceSum ReduceMax ReduceMin ReduceL2 ReduceSumSquare ReduceLogSumExp ArgMax "
+        "ArgMin CumSum TopK OneHot NonZero Concat Split ScatterElements ScatterND Cast Shape ConstantOfShape LSTM GRU Einsum "
         "Dropout RMSNormalization GridSample "
         "LpPool MaxRoiPool RoiAlign RotaryEmbedding STFT SimplifiedLayerNormalization com.microsoft.FusedMatMul "
         "com.microsoft.Inverse com.microsoft.MatMulNBits com.microsoft.QuickGelu".split()

@@ -143,11 +143,11 @@ def scatter_elements(call: Call) -> Sequence[Result]:
     return _scatter(call, locate)
 
 
-def _log_sum_exp(x: Array, axes: tuple[int, ...] | None, keep: bool) -> Array:
+def _log_sum_exp(x: Array, axes: tuple[int, ...], keep: bool) -> Array:
     """The logarithm of a sum of exponentials, of which none overflows."""
     top = x.max(axes, keepdims=True)
-    found = np.log(np.exp(x - top).sum(axes, keepdims=True)) + top
-    return found if keep else found.squeeze(axes)
+    found: Array = np.log(np.exp(x - top).sum(axes, keepdims=True)) + top
+    return found if keep else np.squeeze(found, axes)
 
 
 REDUCE: Mapping[str, Kernel] = {
