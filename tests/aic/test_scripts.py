@@ -117,6 +117,7 @@ def test_two_stage_detector(tmp_path: Path) -> None:
     assert "a third session: 7 cores of card 1 are asked for, 0 of its 14 are free" in text
 
 
+@pytest.mark.slow
 def test_calibration_sweep(tmp_path: Path) -> None:
     """A shell script: one profile, four builds in int8, each with results of its own that are near those of float32."""
     model = write_classifier(tmp_path / "classifier.onnx")

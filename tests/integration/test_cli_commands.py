@@ -187,7 +187,7 @@ def test_backends_rules_explain_doctor(cli: Any) -> None:
     """The commands that inform answer, in text and JSON."""
     names = {b["name"]: b["state"] for b in json.loads(cli("backends", "--json", check=0).stdout)["backends"]}
     assert names.pop("qnn") in ("ok", "needs a package")
-    assert names == {"cpu": "ok", "htp": "ok"}
+    assert names == {"aic": "ok", "cpu": "ok", "htp": "ok"}
     rules = json.loads(cli("backends", "htp", "--rules", "Conv", "--json", check=0).stdout)["rules"]
     assert all(row["source"] for row in rules)
     assert "SM8750" in cli("backends", "htp", "--socs", check=0).stdout

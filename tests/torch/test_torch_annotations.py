@@ -78,7 +78,8 @@ def test_types(torch: ModuleType, annotated: Any, low: int, high: int, dtype: st
     assert int(x.zeros) == (0 if low < 0 else (high + 1) // 2)
 
 
-@pytest.mark.parametrize("types", [(0, 255, "uint8"), (-128, 127, "int8"), (-32768, 32767, "int16")], ids=lambda t: t[2])
+# Not int8: the chip refuses int4 weights under int8 activations with a bias.
+@pytest.mark.parametrize("types", [(0, 255, "uint8"), (-32768, 32767, "int16")], ids=lambda t: t[2])
 @pytest.mark.parametrize("size", [8, 256])
 def test_the_chip_computes_what_was_annotated(torch: ModuleType, annotated: Any, types: tuple[int, int, str], size: int) -> None:
     """Nothing is calibrated, and the emulator gives torch's own result but for a step; large weights are int4 as small ones."""
