@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import attrs
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -174,3 +175,26 @@ def test_bench_reports_the_modelled_rate() -> None:
         found[activations] = speed.rate
         assert f"{activations} activations of 1 cores" in speed.setup
     assert found[14] > found[1]
+
+
+def test_islands_round_what_no_island_made() -> None:
+    """In the fast form as on kernels: a value from a float16 island is not rounded again, one from a float32 node is."""
+    rng = np.random.default_rng(5)
+    nodes = [
+        Node("Sqrt", "single", ("x",), ("a",), {}),
+        Node("Mul", "half", ("a", "x"), ("b",), {}),
+        Node("Relu", "pick", ("b",), ("c",), {}),
+        Node("Add", "wide", ("c", "a"), ("y",), {}),
+    ]
+    graph = make_graph(nodes, {"x": ("float32", (64,))}, ["y"], {})
+    x = {"x": rng.random(64).astype(np.float32)}
+    target = npukit.target("aic", settings={"convert_to_fp16": True})
+    for singles in ({"single": "float32"}, {"single": "float32", "wide": "float32"}, {"half": "float32"}, {}):
+        made = npukit.convert(npukit.Request(graph), target)
+        package = attrs.evolve(made.package, types={**dict(target.types(graph, {})), **singles})
+        runs = []
+        for kernels in ("numpy", "fast"):
+            with open_session(package, kernels=kernels) as session:
+                runs.append(session.run(x, ["a", "b", "c", "y"]))
+        for name, values in runs[0].items():
+            assert np.array_equal(values, runs[1][name]), (singles, name)

@@ -106,7 +106,7 @@ class FastCall:
         self.node = program.graph.nodes[index]
         self.type = program.type_of(self.node)
         self._graph, self._index, self._encodings, self._values = program.graph, index, program.encodings, program.payload
-        self._compute = compute
+        self._compute, self._type_of = compute, program.type_of
         self.is_float32 = program.is_float32
         # A float island, whose inputs and outputs are rounded to the type it computes in; float32 they are already.
         self._rounds = self.type == "float16" and stored_type(self.node, program.encodings) != "float16"
@@ -178,7 +178,7 @@ class FastCall:
         constant, operand = self.real_constant(index), self._operand(index, Form.REAL)
         if constant is not None:
             return self.literal(constant)
-        return self.half(operand) if self._rounds else operand
+        return self.half(operand) if self._rounds and not self._is_half(self.node.inputs[index]) else operand
 
     def plain(self, index: int) -> Operand | str:
         """Input ``index``, which has no encoding; "" when it is absent."""
@@ -244,8 +244,8 @@ class FastCall:
         if encoding is not None and not _is_real(encoding):
             return False
         is_half = encoding is not None and encoding.is_float
-        inputs = [self._encodings.get(name) for name in self.node.inputs if name and self._graph.tensor(name).is_float]
-        is_rounded = picked and all(e is not None and e.dtype == "float16" for e in inputs)
+        inputs = [name for name in self.node.inputs if name and self._graph.tensor(name).is_float]
+        is_rounded = picked and (self._rounds or all(map(self._is_half, inputs)))  # an island has rounded its inputs
         if (is_half or self._rounds) and not is_rounded:
             values = self.half(values)
         return self.give(values if encoding is None or is_half else self.quantized(values, encoding), index)
@@ -258,6 +258,13 @@ class FastCall:
     def fragment(self) -> Fragment:
         """What was written."""
         return Fragment(self._nodes, self._constants, self._variables, self._outputs)
+
+    def _is_half(self, name: str) -> bool:
+        """Whether a tensor holds float16 numbers: it is stored so, or comes without an encoding from a float16 island."""
+        encoding, maker = self._encodings.get(name), self._graph.producers.get(name)
+        if encoding is not None:
+            return encoding.dtype == "float16"
+        return maker is not None and self._type_of(maker) == "float16" and stored_type(maker, self._encodings) != "float16"
 
     def _operand(self, index: int, form: Form) -> Operand:
         return Operand(self.node.inputs[index], form)
