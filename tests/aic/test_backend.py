@@ -191,10 +191,12 @@ def test_islands_round_what_no_island_made() -> None:
     target = npukit.target("aic", settings={"convert_to_fp16": True})
     for singles in ({"single": "float32"}, {"single": "float32", "wide": "float32"}, {"half": "float32"}, {}):
         made = npukit.convert(npukit.Request(graph), target)
-        package = attrs.evolve(made.package, types={**dict(target.types(graph, {})), **singles})
+        manifest = attrs.evolve(made.package.manifest, options={**made.package.manifest.options, "node_types": singles})
+        package = attrs.evolve(made.package, manifest=manifest, types={**made.package.types, **singles})
         runs = []
         for kernels in ("numpy", "fast"):
             with open_session(package, kernels=kernels) as session:
+                assert singles.items() <= dict(session.program.types).items()
                 runs.append(session.run(x, ["a", "b", "c", "y"]))
         for name, values in runs[0].items():
             assert np.array_equal(values, runs[1][name]), (singles, name)
