@@ -79,6 +79,7 @@ def test_nlp_encoder(tmp_path: Path) -> None:
     assert "rate" in text
 
 
+@pytest.mark.slow
 def test_vision_classifier(tmp_path: Path) -> None:
     """Options for throughput give the higher rate, those for latency the shorter time; the scores are those of the model."""
     model = write_classifier(tmp_path / "classifier.onnx")

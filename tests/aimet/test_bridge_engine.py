@@ -356,6 +356,7 @@ time.sleep({NAP})
     ],
     ids=["start", "work"],
 )
+@pytest.mark.slow
 def test_a_hanging_environment_is_ended_with_its_children(
     before: str, limits: dict[str, float], expected: str, player: Player, temporary: Path, tmp_path: Path
 ) -> None:

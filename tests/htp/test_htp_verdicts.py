@@ -102,6 +102,7 @@ def test_forms_vary_every_attribute_of_the_map() -> None:
                 assert drawn[row.domain, row.op].get(attribute, 0) >= 2, f"{row.op} {attribute}"
 
 
+@pytest.mark.slow
 def test_forms_are_distinct_and_repeatable() -> None:
     """A seed gives one list of forms, none of them twice, chains among them."""
     found = list(forms.draw(300, 7))

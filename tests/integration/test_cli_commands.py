@@ -210,6 +210,7 @@ def test_soc_file(cli: Any, model: Path, tmp_path: Path) -> None:
     assert "htp:MYCHIP" in done.stdout
 
 
+@pytest.mark.slow
 def test_keep_float(cli: Any, package: Path, model: Path, data: Path, tmp_path: Path) -> None:
     """A package holds codes, or with --keep-float the weights they were made of; both give the same results, bit for bit."""
     cli("quantize", model, "--backend", "htp", "--data", data, "--keep-float", "-o", "whole.dlc", check=0)

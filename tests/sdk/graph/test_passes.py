@@ -199,6 +199,7 @@ def test_fold_constants() -> None:
     assert_same(graph, folded)
 
 
+@pytest.mark.slow
 def test_fold_constants_keeps_random_and_huge() -> None:
     """A random node is no constant, and a scalar is not blown up to a gigabyte."""
     nodes = [

@@ -390,6 +390,7 @@ class Stream:
         return ({"x": rng.standard_normal((1, 2, 64, 64)).astype(np.float32)} for _ in range(self._count))
 
 
+@pytest.mark.slow
 def test_memory_is_flat() -> None:
     """Sixteen times the samples take no more memory."""
     w = constants(first=(16, 2, 3, 3), second=(4, 16, 3, 3))
