@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import attrs
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -293,3 +294,14 @@ def test_options_take_an_observer() -> None:
     assert made.package.manifest.options["calibration"] == "peak"
     assert made.encodings["x"].same_grid(encoding_for_range(0, 3, "uint8"))
     assert find_observer(peak) is peak
+
+
+def test_a_range_is_ordered_whatever_the_histogram_says() -> None:
+    """Ends lie within what was seen, also where the middle of a bin does not, or a file contradicts itself."""
+    for low, high in ((1.0, 1.0), (5.0, 6.0), (-6.0, -5.0)):
+        watch = Watch(OBSERVERS)
+        watch.see(np.ones(4, np.float32))
+        seen = attrs.evolve(watch.seen(), low=low, high=high)
+        for observer in OBSERVERS:
+            found = chosen(observer, seen, "uint8")
+            assert low <= found.low <= found.high <= high, (observer.name, found)

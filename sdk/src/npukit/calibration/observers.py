@@ -119,7 +119,8 @@ def chosen(observer: Observer, seen: Seen, dtype: str, percentile: float = 99.99
     if full.low == full.high == 0.0:
         return full
     found = observer.range(seen, dtype, percentile)
-    return Range(max(found.low, full.low), min(found.high, full.high))
+    # Both ends within what was seen: the middle of a bin may lie outside of it.
+    return Range(min(max(found.low, full.low), full.high), max(min(found.high, full.high), full.low))
 
 
 class MinMax(Observer):
