@@ -26,6 +26,7 @@ from npukit.plugins import Registry, hookimpl
 from npukit.report import sweep_csv, sweep_data, sweep_html, sweep_text, to_json
 from npukit.trials import Axis, Sweep, SweepRow, sweep
 from npukit.trials.axes import combinations, read_axes
+from npukit.trials.trial import read_samples, write_samples
 
 REGISTRY = Registry.load()
 RNG = np.random.default_rng(0)
@@ -401,3 +402,17 @@ def test_the_page_is_whole_and_escaped() -> None:
     assert "<b>" not in page
     assert "http" not in page
     assert not re.search(r'width="-|="(nan|inf)', page)
+
+
+def test_samples_come_back_as_they_were(tmp_path: Path) -> None:
+    """Any name and type that a model has, in order; nothing is pickled."""
+    names = ("x", "a/b:0", "c.npy", "file", "größe", "")
+    first = {name: np.arange(3, dtype=dtype) for name, dtype in zip(names, "fdeilB", strict=True)}
+    pairs = [(first, {"y": np.float32([[np.inf, -0.0]])}), ({"x": np.array([True])}, {})]
+    assert write_samples(tmp_path, pairs) == 2
+    (tmp_path / "profile.npz").write_bytes(b"is no sample")
+    found = list(read_samples(tmp_path))
+    assert [[list(feeds) for feeds in pair] for pair in found] == [[list(feeds) for feeds in pair] for pair in pairs]
+    for pair, other in zip(pairs, found, strict=True):
+        for feeds, again in zip(pair, other, strict=True):
+            assert all(np.array_equal(again[n], v) and again[n].dtype == v.dtype for n, v in feeds.items())
