@@ -5,6 +5,8 @@ give it flags, and ``set_defaults(run=function)`` names what it does. That funct
 and returns the exit code or raises an error of ``npukit.errors``. In it, ``registry_from``, ``source_from``, ``target_from`` and
 ``options_from`` say what the flags mean. --json, -q, -v and --plugin are added to every command. Importing this is cheap:
 neither numpy nor onnx comes with it.
+
+A plugin with console scripts of its own runs them by ``run_script``, so that mistakes end everywhere in the same way.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from npukit.cli.options import (
     symbols_from,
     target_from,
 )
+from npukit.cli.script import run_script
 
 __all__ = [
     "INDEX",
@@ -48,6 +51,7 @@ __all__ = [
     "registry_from",
     "request_from",
     "result_folder",
+    "run_script",
     "safe_name",
     "source_from",
     "symbols_from",

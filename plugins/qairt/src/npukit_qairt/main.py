@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 import traceback
 from collections.abc import Sequence
 
+from npukit.commands import run_script
 from npukit.errors import NpukitError, UsageError
 from npukit_qairt.flags import TOOLS
 from npukit_qairt.flags.debugger import ADVICE
 from npukit_qairt.table import Tool, parse
 
-_BUG = 3
 # Tool -> the module whose run(args, note) does the work.
 _MODULES = {
     "qairt-converter": "converter",
@@ -33,32 +32,25 @@ _MODULES = {
 def main(name: str, argv: Sequence[str] | None = None) -> int:
     """Run a tool with ``argv`` (default: the process arguments) and return the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
-    try:
-        tool, rest = _tool(name, words)
-        args = parse(tool, rest, say)
-        args.command_line = " ".join([name, *words])
-        code: int = importlib.import_module(f"npukit_qairt.{_MODULES[name]}").run(args)
-        return code
-    except SystemExit as done:
-        return int(done.code or 0)
-    except NpukitError as error:
+
+    def work() -> int:
+        try:
+            tool, rest = _tool(name, words)
+            args = parse(tool, rest, say)
+            args.command_line = " ".join([name, *words])
+            code: int = importlib.import_module(f"npukit_qairt.{_MODULES[name]}").run(args)
+            return code
+        except Exception as error:
+            if any(word.startswith("--debug") for word in words) and not isinstance(error, NpukitError | OSError):
+                traceback.print_exc()
+            raise
+
+    def told(error: NpukitError) -> int:
         say(f"error: {error}")
         return 2
-    except BrokenPipeError:  # whoever reads the output has enough of it
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
-        return 0
-    except OSError as error:
-        say(f"error: {error.filename or ''}: {error.strerror or error}")
-        return 2
-    except KeyboardInterrupt:
-        say("error: interrupted")
-        return 130
-    except Exception as error:
-        if any(word.startswith("--debug") for word in words):
-            traceback.print_exc()
-        text = " ".join(str(error).split())
-        say(f"error: {type(error).__name__}: {text} (a bug of npukit or of a plugin; --debug shows where)")
-        return _BUG
+
+    bug = "a bug of npukit or of a plugin; --debug shows where"
+    return run_script(work, lambda text: say(f"error: {text}"), told, bug=bug)
 
 
 def _tool(name: str, words: list[str]) -> tuple[Tool, list[str]]:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from npukit.errors import NpukitError, UsageError, one_line
+from npukit.commands import run_script
+from npukit.errors import NpukitError, UsageError
 
 MILLI, MICRO = 1e3, 1e6
 """Milliseconds and microseconds of a second."""
-_BUG = 3
 
 
 class Parser(argparse.ArgumentParser):
@@ -40,25 +39,13 @@ def guarded(
 ) -> int:
     """The exit code of ``work``, which gets the words after the tool's name (default: those of the process); ``tell`` prints
     errors of npukit in another way than as one line."""
-    try:
-        return work(sys.argv[1:] if argv is None else argv)
-    except SystemExit as done:  # -h
-        return int(done.code or 0)
-    except NpukitError as error:
+
+    def told(error: NpukitError) -> int:
         tell(error) if tell else say(f"{name}: error: {error}")
         return error.exit_code
-    except BrokenPipeError:  # whoever reads the output has enough of it
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
-        return 0
-    except OSError as error:
-        say(f"{name}: error: {f'{error.filename}: ' if error.filename else ''}{error.strerror or one_line(error)}")
-        return 2
-    except KeyboardInterrupt:
-        say(f"{name}: interrupted")
-        return 130
-    except Exception as error:
-        say(f"{name}: error: {type(error).__name__}: {one_line(error)} (a bug of npukit)")
-        return _BUG
+
+    words = sys.argv[1:] if argv is None else argv
+    return run_script(lambda: work(words), lambda text: say(f"{name}: error: {text}"), told)
 
 
 def say(text: str) -> None:
