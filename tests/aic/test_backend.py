@@ -152,7 +152,7 @@ def test_float32_holds_glows_requantization(factor: float, zero: int, seed: int)
     rng = np.random.default_rng(seed)
     sums = np.concatenate([rng.integers(-(2**bits), 2**bits, 500) for bits in (8, 12, 16, 20, 24, 30)])
     steps = np.floor(sums.astype(np.float32) * np.ldexp(np.float32(1), -how.by.pre))
-    scaled = (steps * how.multiplier).astype(np.float32) + np.float32(2**-16)
+    scaled = (steps * how.factor).astype(np.float32) + np.float32(2**-16)
     assert np.array_equal(np.clip(np.rint(scaled) + zero, -128, 127), how.codes_of(sums, out))
 
 

@@ -135,6 +135,26 @@ def test_sums_that_change_type(name: str, x: str, out: str, rng: np.random.Gener
         assert_same(graph, encodings, feeds_of(rng, shapes), soc=soc)
 
 
+@pytest.mark.parametrize("bias", [0.0, 1e3, 4e5], ids=["none", "small", "beyond 24 bits"])
+@pytest.mark.parametrize(
+    ("channels", "inputs", "kernel"), [(32, 1, 3), (5, 1, 3), (32, 1, 9), (32, 3, 3), (16, 32, 3), (4, 200, 3)]
+)
+def test_sums_beyond_24_bits(channels: int, inputs: int, kernel: int, bias: float, rng: np.random.Generator) -> None:
+    """Sums of uint16 codes that float32 does not hold: both kinds of pieces, added behind every kind of Conv."""
+    weight = np.sign(rng.standard_normal((channels, inputs, kernel, kernel))) * rng.uniform(
+        0.5, 1, (channels, inputs, kernel, kernel)
+    )
+    constants = {"w": weight.astype(np.float32)} | ({"b": np.full(channels, bias, np.float32)} if bias else {})
+    depthwise = inputs == 1
+    shape = (1, channels if depthwise else inputs, 12, 13)
+    node = Node("Conv", "n", ("x", *constants), ("y",), {"group": channels if depthwise else 1})
+    encodings = {"x": Encoding("uint16", 1.0, 0), "w": encoding_for_weights(constants["w"], "int8", granularity="channel", axis=0)}
+    encodings["y"] = Encoding("uint16", 65535 * inputs * kernel**2 / 500, 20_000)
+    if bias:
+        encodings["b"] = Encoding("int32", encodings["w"].scale, axis=0)
+    assert_same(single(node, {"x": shape}, constants), encodings, [{"x": rng.uniform(6e4, 65535, shape).astype(np.float32)}])
+
+
 @pytest.mark.parametrize("saturates", [True, False])
 @pytest.mark.parametrize("x", ["uint8", "int8"])
 def test_sums_that_would_saturate_in_16_bits(x: str, saturates: bool, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,9 +217,11 @@ def test_every_code_of_a_right_operand(rng: np.random.Generator) -> None:
 
 
 def test_sum_that_is_too_wide_stays_with_its_kernel(rng: np.random.Generator) -> None:
-    """Weights of 16 bits times activations of 16 bits fit into no two float32 sums: the kernel computes in float64."""
-    graph, encodings, shapes = sum_case("conv", "uint16", "int16", "uint16", "tensor", True, rng)
-    assert_same(graph, encodings, feeds_of(rng, shapes), fast=0)
+    """Weights of 16 bits times activations of 16 bits fit into float32 sums of few products only: the kernel has float64."""
+    weight = rng.standard_normal((1000, 3)).astype(np.float32)
+    encodings = {"x": grid("uint16"), "w": encoding_for_weights(weight, "int16"), "y": grid("uint16", 2.0)}
+    graph = single(Node("MatMul", "n", ("x", "w"), ("y",)), {"x": (2, 1000)}, {"w": weight})
+    assert_same(graph, encodings, feeds_of(rng, {"x": (2, 1000)}), fast=0)
 
 
 # ---------------------------------------------------------------------------------------------------------------- other ops

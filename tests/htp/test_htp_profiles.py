@@ -130,7 +130,8 @@ def test_the_multiplier_has_11_bits_before_v73(dtype: str, scale: float) -> None
     narrow = np.rint((sums + np.rint(above / scale)).astype(np.float32) * np.float32(half)) + out.qmin
     np.testing.assert_array_equal(found["v68"], np.clip(narrow, out.qmin, out.qmax))
     np.testing.assert_array_equal(found["v69"], found["v68"])
-    wide = np.rint(sums.astype(np.float32) * np.float32(scale)) + int(out.zeros)
+    total = sums.astype(np.float32)
+    wide = np.rint(total / np.float32(1 / scale) if dtype == "uint16" else total * np.float32(scale)) + int(out.zeros)
     np.testing.assert_array_equal(found["v73"], np.clip(wide, out.qmin, out.qmax))
     assert (found["v69"] != found["v73"]).any()
 

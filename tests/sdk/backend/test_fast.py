@@ -178,6 +178,10 @@ def test_a_variable_is_not_fused_into_weights() -> None:
     class Convolving(Lab):
         fast: Mapping[str, Lowering] = {"Conv": fast_convolve}
 
+        def requantize(self, acc: Accumulator, out: Encoding, soc: Soc) -> Array:
+            codes = np.rint(acc.values.astype(np.float32) * np.float32(acc.scale / out.steps)) + out.zeros
+            return np.asarray(np.clip(codes, out.qmin, out.qmax), np.uint16)
+
         def kernels(self, soc: Soc) -> Mapping[str, Kernel]:
             return {"Conv": convolve}
 

@@ -41,7 +41,7 @@ class GlowRequantization(Requantization):
         if self.by.pre.any():
             shift = np.ldexp(np.float32(1), -self.by.pre).astype(np.float32)
             total = call.write("Floor", call.write("Mul", total, call.variable(spread(shift, spatial))))
-        scaled = call.write("Mul", total, call.variable(spread(self.multiplier, spatial)))
+        scaled = call.write("Mul", total, call.variable(spread(self.factor, spatial)))
         return call.write(
             "QuantizeLinear",
             call.write("Add", scaled, call.literal(_TIE_BREAK)),

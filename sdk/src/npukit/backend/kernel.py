@@ -48,14 +48,18 @@ class KernelBackend(Backend):
         return (f"{domain}.{op}" if domain else op) in self.kernels(soc or self.soc())
 
     def requantize(self, acc: Accumulator, out: Encoding, soc: Soc) -> Array:
-        """Codes of ``out`` for an accumulator: rounded to float32, one float32 multiplier, round half to even, saturate.
+        """Codes of ``out`` for an accumulator: rounded to float32, one float32 factor, round half to even, saturate.
 
-        This is the arithmetic of ONNX QLinearConv (https://onnx.ai/onnx/operators/onnx__QLinearConv.html) as onnxruntime does
-        it; a chip that rounds differently overrides it. Grids of more than 16 bits are computed in float64.
+        8 bits are multiplied, the arithmetic of ONNX QLinearConv (https://onnx.ai/onnx/operators/onnx__QLinearConv.html) as
+        onnxruntime does it; wider ones are divided, as ONNX QuantizeLinear of the sum is. A chip that rounds differently overrides
+        it. Grids of more than 16 bits are computed in float64.
         """
         work: Any = np.float32 if out.bits <= 16 else np.float64
-        multiplier = (np.asarray(acc.scale, np.float64) / out.steps.astype(np.float64)).astype(np.float32)
-        codes = np.asarray(np.multiply(acc.values, multiplier, dtype=work))
+        ratio = np.asarray(acc.scale, np.float64) / out.steps.astype(np.float64)
+        if out.bits <= 8:
+            codes = np.asarray(np.multiply(acc.values, ratio.astype(np.float32), dtype=work))
+        else:
+            codes = np.asarray(np.divide(acc.values, (1 / ratio).astype(np.float32), dtype=work))
         np.rint(codes, out=codes)
         codes += out.zeros.astype(work)
         np.clip(codes, out.qmin, out.qmax, out=codes)

@@ -1,17 +1,16 @@
-"""Conv, ConvTranspose, MatMul and Gemm: sums of integers that no step of the computation rounds, then one multiplier.
+"""Conv, ConvTranspose, MatMul and Gemm: sums of integers that no step of the computation rounds, then one multiplier or divisor.
 
 8-bit operands go to ONNX Runtime's integer operators, which compute the requantization of the kernels: int32 sums, one float32
 multiplier, round half to even, saturate (https://onnx.ai/onnx/operators/onnx__QLinearConv.html). Weights of 8 bits are uint8 where
 sums of two products of uint8 and int8 saturate in 16 bits, as on processors without VNNI; those of uint8 and uint8 do not.
 
-16-bit operands are convolved in float32, which holds integers up to 2**24 exactly. An operand that is too wide for that is split
-into a multiple of 256 and a rest; both sums are exact, and adding them rounds once, as converting the exact sum to float32 does.
-Products of two activations that are too wide for QLinearMatMul are float64 sums.
+16-bit operands are convolved in float32, in two pieces where one would not be exact (``pieces``). Products of two activations that
+are too wide for QLinearMatMul are float64 sums.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -20,43 +19,22 @@ import numpy as np
 
 from npukit.backend import FastCall, Lowering, Operand
 from npukit.backend.kernels import (
-    EXACT_FLOAT32,
     EXACT_FLOAT64,
-    IntegerWeight,
     integer_bias,
     integer_weight,
     largest,
     sliding_window,
 )
+from npukit.backend.library.lower.pieces import Sum, adds_once, terms
 from npukit.backend.library.lower.saturation import products_saturate
-from npukit.backend.library.requantize import Requantization, Requantizer
+from npukit.backend.library.requantize import Requantizer
 from npukit.encoding import Array, Encoding
 
 _INT32 = 2**31
 _FLOAT, _DOUBLE = 1, 11  # TensorProto
-_PIECE = 256
-# Adding and subtracting 1.5 * 2**23 * 256 leaves a float32 below 2**30 rounded to a multiple of 256.
-_ROUND_TO_PIECE = np.float32(1.5 * 2**23 * _PIECE)
 
 
-@attrs.frozen(eq=False)
-class _Sum:
-    """The constant side of a sum: integer weights and an integer bias or None, as the kernels have them, and the requantization.
-
-    ``bias`` has the offset of ``how`` in it. ``totals`` are the sums of the absolute weights per output channel.
-    """
-
-    weight: IntegerWeight
-    bias: Array | None
-    how: Requantization
-    totals: Array
-
-    def bound(self, operand: float) -> float:
-        """The largest absolute value of any partial sum when the other operand is below ``operand``."""
-        return float(np.max(self.totals * operand + (0 if self.bias is None else np.abs(self.bias)), initial=0))
-
-
-def _sum(call: FastCall, requantizer: Requantizer, weight: int, channel_axis: int) -> _Sum | None:
+def _sum(call: FastCall, requantizer: Requantizer, weight: int, channel_axis: int) -> Sum | None:
     x, w, bias, out = call.encoding(0), call.constant(weight), call.constant(2), call.wanted()
     if x is None or w is None or out is None or (call.has(2) and bias is None):
         return None
@@ -64,12 +42,10 @@ def _sum(call: FastCall, requantizer: Requantizer, weight: int, channel_axis: in
     if form is None:
         return None
     scale = np.asarray(x.steps * form.scale, np.float32)
-    others = tuple(a for a in range(w.data.ndim) if a != channel_axis % w.data.ndim)
-    totals = np.abs(form.values).sum(axis=others, dtype=np.float64)
     how, total = requantizer(scale, out), integer_bias(bias, scale)
     if how.offset.any():
         total = how.offset if total is None else total + how.offset
-    return _Sum(form, total, how, totals)
+    return Sum(form.values, channel_axis, total, how)
 
 
 def _bytes(weight: Array) -> tuple[Array, int] | None:
@@ -89,18 +65,18 @@ def _is_byte(*encodings: Encoding | None) -> bool:
     return all(e is not None and e.bits == 8 for e in encodings)
 
 
-def _integer_operands(call: FastCall, made: _Sum, stack: tuple[int, ...] = ()) -> list[Operand | str] | None:
+def _integer_operands(call: FastCall, made: Sum, stack: tuple[int, ...] = ()) -> list[Operand | str] | None:
     """x, its scale and zero point, the weight, its scale and zero point, the output's, as the QLinear operators take them.
 
     The weight's scale is the multiplier and the others are 1, so that the operators multiply by it as it is. Of a ``stack`` of
     matrices each has the scales of its own columns. None beyond int32.
     """
-    x, out, stored = call.encoding(0), call.wanted(), _bytes(made.weight.values)
+    x, out, stored = call.encoding(0), call.wanted(), _bytes(made.weights)
     fits = made.how.is_qlinear and made.bound(0 if x is None else largest(x)) < _INT32
     if x is None or out is None or not _is_byte(x, out) or stored is None or not fits:
         return None
     codes, zero = stored
-    factors = made.how.multiplier
+    factors = made.how.factor
     if stack and factors.size > 1:
         factors = np.broadcast_to(factors, (*stack, 1, factors.size))
     zeros, one = call.literal(np.full(factors.shape, zero, codes.dtype)), call.literal(np.float32(1))
@@ -132,17 +108,17 @@ def _padded(call: FastCall) -> dict[str, Any] | None:
     return attributes | {"pads": tuple(begin for begin, _ in pads) + tuple(end for _, end in pads)}
 
 
-def _float_conv(call: FastCall, made: _Sum, attributes: Mapping[str, Any]) -> bool:
+def _float_conv(call: FastCall, made: Sum, attributes: Mapping[str, Any]) -> bool:
     """A Conv in float32. A pointwise one runs as a Conv along one axis: a plain matrix product, without changes of layout."""
-    weight, shape = made.weight.values, call.shape(0) or ()
+    weight, shape = made.weights, call.shape(0) or ()
     moves = (attributes.get(name, ()) for name in ("strides", "pads"))
     pointwise = weight[0, 0].size == 1 and not any(set(values) - {fixed} for values, fixed in zip(moves, (1, 0), strict=True))
     sizes = [d for d in shape[2:] if isinstance(d, int)]
     if not pointwise or attributes.get("group", 1) != 1 or len(sizes) != len(shape) - 2:
-        codes = _float_sum(call, made, "Conv", weight, attributes, spatial=weight.ndim - 2)
+        codes = _float_sum(call, made, "Conv", attributes, spatial=weight.ndim - 2)
         return codes is not None and call.give(codes)
     flat = call.write("Reshape", call.integers(0), call.literal([0, 0, -1], np.int64))
-    codes = _float_sum(call, made, "Conv", weight.reshape(*weight.shape[:2], 1), {}, flat, 1)
+    codes = _float_sum(call, attrs.evolve(made, weights=weight.reshape(*weight.shape[:2], 1)), "Conv", {}, flat, 1)
     return codes is not None and call.give(call.write("Reshape", codes, call.literal([0, 0, *sizes], np.int64)))
 
 
@@ -153,7 +129,7 @@ def conv_transpose(call: FastCall, requantizer: Requantizer) -> bool:
     made = _sum(call, requantizer, 1, 1)
     if made is None:
         return False
-    codes = _float_sum(call, made, "ConvTranspose", made.weight.values, call.node.attributes, spatial=made.weight.values.ndim - 2)
+    codes = _float_sum(call, made, "ConvTranspose", call.node.attributes, spatial=made.weights.ndim - 2)
     return codes is not None and call.give(codes)
 
 
@@ -162,16 +138,17 @@ def gemm(call: FastCall, requantizer: Requantizer) -> bool:
     node = call.node
     if (node.get("alpha", 1.0), node.get("beta", 1.0)) != (1.0, 1.0) or node.get("transA", 0) or call.shape(0) is None:
         return False
-    made = _sum(call, requantizer, 1, 0 if node.get("transB", 0) else 1)
+    is_turned = bool(node.get("transB", 0))
+    made = _sum(call, requantizer, 1, 0 if is_turned else 1)
     if made is None or (made.bias is not None and made.bias.ndim > 1):
         return False
-    weight = made.weight.values.T if node.get("transB", 0) else made.weight.values
-    made = attrs.evolve(made, weight=attrs.evolve(made.weight, values=np.ascontiguousarray(weight)))
+    if is_turned:
+        made = attrs.evolve(made, weights=np.ascontiguousarray(made.weights.T), axis=1)
     operands = _integer_operands(call, made)
     if operands is None:
-        codes = _float_sum(call, made, "Gemm", made.weight.values, {})
+        codes = _float_sum(call, made, "Gemm", {})
         return codes is not None and call.give(codes)
-    bias = "" if made.bias is None else call.literal(np.broadcast_to(made.bias, weight.shape[1]), np.int32)
+    bias = "" if made.bias is None else call.literal(np.broadcast_to(made.bias, made.totals.shape), np.int32)
     return call.give(call.write("QGemm", *operands[:6], bias, *operands[6:], domain="com.microsoft"))
 
 
@@ -185,10 +162,10 @@ def matmul(call: FastCall, requantizer: Requantizer) -> bool:
     made = _sum(call, requantizer, 1, -1)
     if made is None:
         return False
-    stack = made.weight.values.shape[:-2]
+    stack = made.weights.shape[:-2]
     operands = _integer_operands(call, made, stack) if made.bias is None else None  # QLinearMatMul takes no bias
     if operands is None:
-        codes = _float_sum(call, made, "MatMul", made.weight.values, {})
+        codes = _float_sum(call, made, "MatMul", {})
         return codes is not None and call.give(codes)
     return call.give(call.write("QLinearMatMul", *operands))
 
@@ -202,7 +179,7 @@ def _matmul_of_two(call: FastCall, requantizer: Requantizer, depth: int | str | 
     if not is_narrow or not how.is_qlinear or how.offset.any():
         return product(call, requantizer, call.integers(1), b)
     one = call.literal(np.float32(1))
-    operands = [call.codes(0), one, call.zero(a), call.codes(1), call.literal(how.multiplier), call.zero(b)]
+    operands = [call.codes(0), one, call.zero(a), call.codes(1), call.literal(how.factor), call.zero(b)]
     return call.give(call.write("QLinearMatMul", *operands, one, call.code(how.zero, out)))
 
 
@@ -222,40 +199,37 @@ def product(call: FastCall, requantizer: Requantizer, right: Operand | str, b: E
 
 
 def _float_sum(
-    call: FastCall, made: _Sum, op: str, weight: Array, attributes: Mapping[str, Any], operand: Operand | str = "", spatial: int = 0
+    call: FastCall, made: Sum, op: str, attributes: Mapping[str, Any], operand: Operand | str = "", spatial: int = 0
 ) -> str | None:
-    """CODES of a sum in float32, of one piece or two; None when it needs more. ``spatial`` axes follow the channels."""
-    x, out = call.encoding(0), call.wanted()
+    """CODES of a sum in float32, in pieces; None when it needs too many of them. ``spatial`` axes follow the channels."""
+    x, out, grouped = call.encoding(0), call.wanted(), attributes.get("group", 1) != 1
     assert x is not None
     assert out is not None
-    terms = _terms(call, made, operand or call.integers(0), largest(x))
-    if terms is None:
+    parts = terms(call, made, operand or call.integers(0), largest(x), -1 - spatial, grouped=grouped)
+    if parts is None:
         return None
+    # ONNX Runtime fuses the addition of a convolution into another one, where it may round in between, but no difference.
+    subtracts = len(parts) == 2 and not (op == "Conv" and adds_once(parts, call.shape(0) or (), attributes))
     sums = []
-    for sign, (piece, bias) in zip((1, -1), terms, strict=False):
-        inputs = [piece, call.literal(sign * weight, np.float32)]
-        offset = [] if bias is None else [call.literal(np.broadcast_to(sign * bias, made.totals.shape), np.float32)]
+    for sign, term in zip((1, -1) if subtracts else [1] * len(parts), parts, strict=True):
+        inputs = [term.operand, call.literal(sign * term.sum.weights, np.float32)]
+        offset = []
+        if term.sum.bias is not None:
+            offset = [call.literal(np.broadcast_to(sign * term.sum.bias, term.sum.totals.shape), np.float32)]
         if op == "MatMul":  # which has no input for a bias
             product = call.write(op, *inputs)
             sums.append(call.write("Add", product, *offset) if offset else product)
         else:
             sums.append(call.write(op, *inputs, *offset, **attributes))
-    # A difference, because ONNX Runtime would fuse the addition of a convolution into another one and round in between.
-    total = sums[0] if len(sums) == 1 else call.write("Sub", *sums)
-    return made.how.write(call, total, spatial, out)
+    if len(sums) == 2:
+        return made.how.write(call, call.write("Sub" if subtracts else "Add", *sums), spatial, out)
+    return made.how.write(call, sums[0] if len(sums) == 1 else _total(call, sums), spatial, out)
 
 
-def _terms(call: FastCall, made: _Sum, operand: Operand | str, most: int) -> list[tuple[Operand | str, Array | None]] | None:
-    """One or two operands, each with its bias, whose sums are exact in float32 and add up; None when two do not suffice."""
-    if made.bound(most) <= EXACT_FLOAT32:
-        return [(operand, made.bias)]
-    upper = attrs.evolve(made, bias=None if made.bias is None else np.rint(made.bias / _PIECE) * _PIECE)
-    lower = attrs.evolve(made, bias=None if made.bias is None else np.asarray(made.bias - upper.bias))
-    if upper.bound(most + _PIECE / 2) > _PIECE * EXACT_FLOAT32 or lower.bound(_PIECE / 2) > EXACT_FLOAT32:
-        return None
-    shift = call.literal(_ROUND_TO_PIECE)
-    multiple = call.write("Sub", call.write("Add", operand, shift), shift)
-    return [(multiple, upper.bias), (call.write("Sub", operand, multiple), lower.bias)]
+def _total(call: FastCall, sums: Sequence[str]) -> str:
+    """The total of exact sums, rounded once."""
+    wide = (call.write("Cast", each, to=_DOUBLE) for each in sums)
+    return call.write("Cast", call.write("Sum", *wide), to=_FLOAT)
 
 
 def sums(requantizer: Requantizer) -> Mapping[str, Lowering]:

@@ -1,0 +1,145 @@
+"""Sums of integers in float32 that no step rounds: whole, or in pieces that are added.
+
+float32 holds integers up to 2**24, and multiples of 2**k up to 2**(24 + k). A sum that may grow beyond that is split: its weight,
+or else its operand, into a multiple of a power of two and a rest. Both sums are exact, and adding them rounds once, as converting
+the exact sum to float32 does. Splitting the weight takes no time, but it is enough for short sums only. A sum that is too long for
+both is cut into blocks of inputs, whose sums are added in float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import attrs
+import numpy as np
+
+from npukit.backend import FastCall, Operand
+from npukit.backend.kernels import EXACT_FLOAT32
+from npukit.backend.library.requantize import Requantization
+from npukit.backend.ort import OrtModel
+from npukit.encoding import Array
+from npukit.graph import Node, make_graph
+
+# Pieces of weights, near to half of the bits of a type, the best first.
+_WEIGHT_PIECES = (16, 8, 32, 4, 2)
+_PIECE = 256
+# Adding and subtracting 1.5 * 2**23 * 256 leaves a float32 below 2**30 rounded to a multiple of 256.
+_ROUND_TO_PIECE = np.float32(1.5 * 2**23 * _PIECE)
+_BLOCKS = (1, 2, 4, 8)
+
+
+@attrs.frozen(eq=False)
+class Sum:
+    """The constant side of a sum: integer weights and an integer bias or None, as the kernels have them, and the requantization.
+
+    ``bias`` has the offset of ``how`` in it. Output channels are on ``axis`` of the weights: 0, 1, or the last one.
+    """
+
+    weights: Array
+    axis: int
+    bias: Array | None
+    how: Requantization
+    totals: Array = attrs.field(init=False)
+    """The sums of the absolute weights per output channel."""
+
+    @totals.default
+    def _totals(self) -> Array:
+        others = tuple(a for a in range(self.weights.ndim) if a != self.axis % self.weights.ndim)
+        return np.asarray(np.abs(self.weights).sum(axis=others, dtype=np.float64))
+
+    @property
+    def depth(self) -> int:
+        """The axis of the weights with the input channels."""
+        return -2 if self.axis == -1 else 1 - self.axis
+
+    def bound(self, most: float) -> float:
+        """The largest absolute value of any partial sum when no value of the other operand is beyond ``most``."""
+        return float(np.max(self.totals * most + (0 if self.bias is None else np.abs(self.bias)), initial=0))
+
+    def blocks(self, count: int) -> list[Sum]:
+        """Sums over ``count`` parts of the input channels, the bias in the first one."""
+        parts = np.array_split(self.weights, count, self.depth)
+        return [attrs.evolve(self, weights=part, bias=None if index else self.bias) for index, part in enumerate(parts)]
+
+
+@attrs.frozen(eq=False)
+class Term:
+    """A sum that is exact in float32, with its other operand: multiples of ``step`` up to ``most``."""
+
+    operand: Operand | str
+    sum: Sum
+    most: float
+    step: int = 1
+
+
+def terms(call: FastCall, whole: Sum, operand: Operand | str, most: float, axis: int, *, grouped: bool) -> list[Term] | None:
+    """Terms that add up to ``whole``; None when there are too many. No value of the operand is beyond ``most``.
+
+    ``axis`` of the operand has the input channels, which can be cut into blocks unless they are ``grouped``.
+    """
+    for count in _BLOCKS:
+        if count > 1 and (grouped or count > whole.weights.shape[whole.depth]):
+            return None
+        blocks = whole.blocks(count)
+        pairs = [_pair(block, most) for block in blocks]
+        if None not in pairs:
+            sizes = call.literal([block.weights.shape[whole.depth] for block in blocks], np.int64)
+            parts = [operand] if count == 1 else call.write_many("Split", operand, sizes, outputs=count, axis=axis)
+            return [t for part, pair in zip(parts, pairs, strict=True) if pair for t in _written(call, part, pair, most)]
+    return None
+
+
+def _pair(whole: Sum, most: float) -> tuple[Sum, ...] | None:
+    """A sum itself, or two of them: its weight in two pieces, or the whole weight twice, for two pieces of the operand."""
+    if whole.bound(most) <= EXACT_FLOAT32:
+        return (whole,)
+    for piece in _WEIGHT_PIECES:
+        multiple = np.rint(whole.weights / piece) * piece
+        pair = _exact(whole, piece, (multiple, most), (whole.weights - multiple, most))
+        if pair is not None:
+            return pair
+    return _exact(whole, _PIECE, (whole.weights, most + _PIECE / 2), (whole.weights, _PIECE / 2))
+
+
+def _exact(whole: Sum, piece: int, *halves: tuple[Array, float]) -> tuple[Sum, Sum] | None:
+    """The sums of multiples of ``piece`` and of rests, each given by its weights and the largest value of its operand; None where
+    one of them is not exact. The bias goes to the rests as far as they can hold it."""
+    (upper, upper_most), (lower, lower_most) = halves
+    for bias in (None, None if whole.bias is None else np.rint(whole.bias / piece) * piece):
+        rest = whole.bias if bias is None or whole.bias is None else np.asarray(whole.bias - bias)
+        pair = attrs.evolve(whole, weights=upper, bias=bias), attrs.evolve(whole, weights=lower, bias=rest)
+        if pair[0].bound(upper_most) <= piece * EXACT_FLOAT32 and pair[1].bound(lower_most) <= EXACT_FLOAT32:
+            return pair
+    return None
+
+
+def _written(call: FastCall, operand: Operand | str, sums: Sequence[Sum], most: float) -> list[Term]:
+    if len(sums) == 1 or sums[0].weights is not sums[1].weights:
+        return [Term(operand, each, most) for each in sums]
+    shift = call.literal(_ROUND_TO_PIECE)
+    upper = call.write("Sub", call.write("Add", operand, shift), shift)
+    return [Term(upper, sums[0], most, _PIECE), Term(call.write("Sub", operand, upper), sums[1], _PIECE // 2)]
+
+
+def adds_once(terms: Sequence[Term], shape: Sequence[int | str | None], attributes: Mapping[str, Any]) -> bool:
+    """Whether a depthwise Conv, to which ONNX Runtime fuses the addition of another one, still rounds once, as a trial tells.
+
+    It does when all products are summed before the other sum is added. A Conv of many channels adds them block by block.
+    """
+    upper, lower = terms
+    sizes = tuple(d for d in shape if isinstance(d, int))
+    if upper.sum.weights.shape[1] != 1 or len(sizes) != upper.sum.weights.ndim or upper.sum.bias is not None:
+        return False
+    rng, feeds, constants, nodes = np.random.default_rng(0), {}, {}, []
+    for name, term in zip("ab", terms, strict=True):  # the largest sums, all of one sign, so that adding them does round
+        feeds[name] = (rng.uniform(0.9 * term.most, term.most, sizes) // term.step * term.step).astype(np.float32)
+        constants[f"w{name}"] = np.abs(term.sum.weights).astype(np.float32)
+        nodes.append(Node("Conv", name, (name, f"w{name}"), (f"sum of {name}",), attributes))
+    if lower.sum.bias is not None:
+        constants["bias"] = np.abs(np.broadcast_to(lower.sum.bias, lower.sum.totals.shape)).astype(np.float32)
+        nodes[1] = attrs.evolve(nodes[1], inputs=(*nodes[1].inputs, "bias"))
+    nodes.append(Node("Add", "add", ("sum of a", "sum of b"), ("total",)))
+    graph = make_graph(nodes, dict.fromkeys(feeds, ("float32", sizes)), ["total"], constants)
+    with OrtModel(graph) as fused, OrtModel(graph, ["sum of a", "sum of b"]) as apart:
+        return bool(np.array_equal(fused.run(feeds)["total"], np.add(*apart.run(feeds).values())))
