@@ -8,8 +8,8 @@ both is cut into blocks of inputs, whose sums are added in float64.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import attrs
 import numpy as np
@@ -23,10 +23,11 @@ from npukit.graph import Node, make_graph
 
 # Pieces of weights, near to half of the bits of a type, the best first.
 _WEIGHT_PIECES = (16, 8, 32, 4, 2)
-_PIECE = 256
+PIECE = 256
 # Adding and subtracting 1.5 * 2**23 * 256 leaves a float32 below 2**30 rounded to a multiple of 256.
-_ROUND_TO_PIECE = np.float32(1.5 * 2**23 * _PIECE)
-_BLOCKS = (1, 2, 4, 8)
+_ROUND_TO_PIECE = np.float32(1.5 * 2**23 * PIECE)
+_BLOCKS = 8
+_FLOAT, _DOUBLE = 1, 11  # TensorProto
 
 
 @attrs.frozen(eq=False)
@@ -57,10 +58,14 @@ class Sum:
         """The largest absolute value of any partial sum when no value of the other operand is beyond ``most``."""
         return float(np.max(self.totals * most + (0 if self.bias is None else np.abs(self.bias)), initial=0))
 
-    def blocks(self, count: int) -> list[Sum]:
+    def parts(self, count: int) -> list[Sum]:
         """Sums over ``count`` parts of the input channels, the bias in the first one."""
         parts = np.array_split(self.weights, count, self.depth)
         return [attrs.evolve(self, weights=part, bias=None if index else self.bias) for index, part in enumerate(parts)]
+
+
+Sums: TypeAlias = tuple[Sum, ...]
+"""A sum, or two that add up to one."""
 
 
 @attrs.frozen(eq=False)
@@ -78,31 +83,62 @@ def terms(call: FastCall, whole: Sum, operand: Operand | str, most: float, axis:
 
     ``axis`` of the operand has the input channels, which can be cut into blocks unless they are ``grouped``.
     """
-    for count in _BLOCKS:
-        if count > 1 and (grouped or count > whole.weights.shape[whole.depth]):
-            return None
-        blocks = whole.blocks(count)
-        pairs = [_pair(block, most) for block in blocks]
-        if None not in pairs:
-            sizes = call.literal([block.weights.shape[whole.depth] for block in blocks], np.int64)
-            parts = [operand] if count == 1 else call.write_many("Split", operand, sizes, outputs=count, axis=axis)
-            return [t for part, pair in zip(parts, pairs, strict=True) if pair for t in _written(call, part, pair, most)]
+    cut = blocks(whole, lambda part: _pair(part, most), limit=1 if grouped else _BLOCKS)
+    if cut is None:
+        return None
+    parts = zip(split(call, operand, cut, axis), cut, strict=True)
+    return [term for part, sums in parts for term in _written(call, part, sums, most)]
+
+
+def blocks(whole: Sum, exact: Callable[[Sum], Sums | None], limit: int = _BLOCKS) -> list[Sums] | None:
+    """What ``exact`` makes of the least number of parts of a sum that it takes, up to ``limit`` of them; else None."""
+    for count in (2**k for k in range(limit.bit_length())):
+        if count <= whole.weights.shape[whole.depth]:
+            found = [exact(part) for part in whole.parts(count)]
+            if None not in found:
+                return [sums for sums in found if sums]
     return None
 
 
-def _pair(whole: Sum, most: float) -> tuple[Sum, ...] | None:
-    """A sum itself, or two of them: its weight in two pieces, or the whole weight twice, for two pieces of the operand."""
+def split(call: FastCall, operand: Operand | str, cut: Sequence[Sums], axis: int) -> Sequence[Operand | str]:
+    """The parts of an operand for the blocks of a sum, whose input channels are on ``axis``."""
+    if len(cut) == 1:
+        return [operand]
+    sizes = [sums[0].weights.shape[sums[0].depth] for sums in cut]
+    return call.write_many("Split", operand, call.literal(sizes, np.int64), outputs=len(cut), axis=axis)
+
+
+def total(call: FastCall, sums: Sequence[str]) -> str:
+    """The total of exact sums, rounded once."""
+    if len(sums) <= 2:
+        return sums[0] if len(sums) == 1 else call.write("Add", *sums)
+    wide = (call.write("Cast", each, to=_DOUBLE) for each in sums)
+    return call.write("Cast", call.write("Sum", *wide), to=_FLOAT)
+
+
+def is_short(whole: Sum, most: float) -> bool:
+    """Whether a sum is exact in float32 as it is, or with its weight in two pieces."""
+    return _short(whole, most) is not None
+
+
+def _short(whole: Sum, most: float) -> Sums | None:
+    """A sum that is exact in float32, or the sums of two pieces of its weight that are."""
     if whole.bound(most) <= EXACT_FLOAT32:
         return (whole,)
     for piece in _WEIGHT_PIECES:
         multiple = np.rint(whole.weights / piece) * piece
-        pair = _exact(whole, piece, (multiple, most), (whole.weights - multiple, most))
+        pair = exact_pair(whole, piece, (multiple, most), (whole.weights - multiple, most))
         if pair is not None:
             return pair
-    return _exact(whole, _PIECE, (whole.weights, most + _PIECE / 2), (whole.weights, _PIECE / 2))
+    return None
 
 
-def _exact(whole: Sum, piece: int, *halves: tuple[Array, float]) -> tuple[Sum, Sum] | None:
+def _pair(whole: Sum, most: float) -> Sums | None:
+    """A short sum, or a sum twice, for two pieces of its operand."""
+    return _short(whole, most) or exact_pair(whole, PIECE, (whole.weights, most + PIECE / 2), (whole.weights, PIECE / 2))
+
+
+def exact_pair(whole: Sum, piece: int, *halves: tuple[Array, float]) -> Sums | None:
     """The sums of multiples of ``piece`` and of rests, each given by its weights and the largest value of its operand; None where
     one of them is not exact. The bias goes to the rests as far as they can hold it."""
     (upper, upper_most), (lower, lower_most) = halves
@@ -114,12 +150,12 @@ def _exact(whole: Sum, piece: int, *halves: tuple[Array, float]) -> tuple[Sum, S
     return None
 
 
-def _written(call: FastCall, operand: Operand | str, sums: Sequence[Sum], most: float) -> list[Term]:
+def _written(call: FastCall, operand: Operand | str, sums: Sums, most: float) -> list[Term]:
     if len(sums) == 1 or sums[0].weights is not sums[1].weights:
         return [Term(operand, each, most) for each in sums]
     shift = call.literal(_ROUND_TO_PIECE)
     upper = call.write("Sub", call.write("Add", operand, shift), shift)
-    return [Term(upper, sums[0], most, _PIECE), Term(call.write("Sub", operand, upper), sums[1], _PIECE // 2)]
+    return [Term(upper, sums[0], most, PIECE), Term(call.write("Sub", operand, upper), sums[1], PIECE // 2)]
 
 
 def adds_once(terms: Sequence[Term], shape: Sequence[int | str | None], attributes: Mapping[str, Any]) -> bool:

@@ -18,6 +18,7 @@ from npukit.backend.kernels import Window, along_channels, sliding_window
 from npukit.backend.library.kernels.conv import correlate
 from npukit.backend.library.lower.norm import NORM
 from npukit.backend.library.lower.tables import TABLES, tabulated
+from npukit.backend.library.lower.windows import windows
 from npukit.backend.ort import OrtModel
 from npukit.graph import Node, make_graph
 
@@ -176,30 +177,12 @@ def _product(call: FastCall, window: Window) -> str | None:
     rows = len(weight)
     matrix = weight.reshape(rows, weight.shape[1], -1).swapaxes(1, 2).reshape(rows, -1)
     columns = call.write(
-        "Reshape", _windows(call, _wide(call, call.real(0)), window), call.literal([0, matrix.shape[1], -1], np.int64)
+        "Reshape", windows(call, _wide(call, call.real(0)), window, 2, 1), call.literal([0, matrix.shape[1], -1], np.int64)
     )
     total = call.write("MatMul", call.literal(matrix, np.float64), columns)
     if bias is not None:
         total = call.write("Add", total, call.literal(bias.reshape(-1, 1), np.float64))
     return call.write("Reshape", _narrow(call, total), call.literal([0, rows, *window.out], np.int64))
-
-
-def _windows(call: FastCall, x: str, window: Window) -> str:
-    """What every kernel position sees of x (N, C, H, W), one after the other: (N, K * C, *out)."""
-    if window.is_pointwise:
-        return x
-    if any(sum(window.pads, ())):
-        begins, ends = ([pad[side] for pad in window.pads] for side in (0, 1))
-        x = call.write("Pad", x, call.literal([0, 0, *begins, 0, 0, *ends], np.int64))
-    taps = [_tap(call, x, window, position) for position in window.taps()]
-    return call.write("Concat", *taps, axis=1)
-
-
-def _tap(call: FastCall, x: str, window: Window, position: tuple[int, ...]) -> str:
-    """What one kernel position sees of the padded x."""
-    begins = [k * d for k, d in zip(position, window.dilations, strict=True)]
-    ends = [begin + (o - 1) * s + 1 for begin, o, s in zip(begins, window.out, window.strides, strict=True)]
-    return call.write("Slice", x, *(call.literal(values, np.int64) for values in (begins, ends, (2, 3), window.strides)))
 
 
 _MOVEMENT = [

@@ -10,7 +10,7 @@ are too wide for QLinearMatMul are float64 sums.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -25,7 +25,8 @@ from npukit.backend.kernels import (
     largest,
     sliding_window,
 )
-from npukit.backend.library.lower.pieces import Sum, adds_once, terms
+from npukit.backend.library.lower.bytewise import byte_conv, byte_matmul
+from npukit.backend.library.lower.pieces import Sum, adds_once, terms, total
 from npukit.backend.library.lower.saturation import products_saturate
 from npukit.backend.library.requantize import Requantizer
 from npukit.encoding import Array, Encoding
@@ -61,6 +62,12 @@ def _bytes(weight: Array) -> tuple[Array, int] | None:
     return ((weight + zero).astype(np.uint8), zero) if high + zero <= 255 and zero <= 255 else None
 
 
+def _signed(weight: Array) -> Array | None:
+    """Integers as int8, where sums of products of uint8 and int8 are exact."""
+    stored = _bytes(weight)
+    return stored[0] if stored is not None and stored[0].dtype == np.int8 else None
+
+
 def _is_byte(*encodings: Encoding | None) -> bool:
     return all(e is not None and e.bits == 8 for e in encodings)
 
@@ -84,13 +91,15 @@ def _integer_operands(call: FastCall, made: Sum, stack: tuple[int, ...] = ()) ->
 
 
 def conv(call: FastCall, requantizer: Requantizer) -> bool:
-    """Conv as QLinearConv, or in float32."""
+    """Conv as QLinearConv, as products of bytes, or in float32."""
     made, attributes = _sum(call, requantizer, 1, 0), _padded(call)
     if made is None or attributes is None:
         return False
     operands = _integer_operands(call, made)
     if operands is None:
-        return _float_conv(call, made, attributes)
+        weight = _signed(made.weights)
+        codes = None if weight is None else byte_conv(call, made, weight)
+        return call.give(codes) if codes is not None else _float_conv(call, made, attributes)
     bias = [] if made.bias is None else [call.literal(np.broadcast_to(made.bias, made.totals.shape), np.int32)]
     return call.give(call.write("QLinearConv", *operands, *bias, **attributes))
 
@@ -146,8 +155,7 @@ def gemm(call: FastCall, requantizer: Requantizer) -> bool:
         made = attrs.evolve(made, weights=np.ascontiguousarray(made.weights.T), axis=1)
     operands = _integer_operands(call, made)
     if operands is None:
-        codes = _float_sum(call, made, "Gemm", {})
-        return codes is not None and call.give(codes)
+        return _matrix_sum(call, made, "Gemm")
     bias = "" if made.bias is None else call.literal(np.broadcast_to(made.bias, made.totals.shape), np.int32)
     return call.give(call.write("QGemm", *operands[:6], bias, *operands[6:], domain="com.microsoft"))
 
@@ -165,9 +173,16 @@ def matmul(call: FastCall, requantizer: Requantizer) -> bool:
     stack = made.weights.shape[:-2]
     operands = _integer_operands(call, made, stack) if made.bias is None else None  # QLinearMatMul takes no bias
     if operands is None:
-        codes = _float_sum(call, made, "MatMul", {})
-        return codes is not None and call.give(codes)
+        return _matrix_sum(call, made, "MatMul")
     return call.give(call.write("QLinearMatMul", *operands))
+
+
+def _matrix_sum(call: FastCall, made: Sum, op: str) -> bool:
+    """A MatMul or a Gemm (K, N) as products of bytes, or in float32."""
+    matrix = _signed(made.weights)
+    codes = None if matrix is None else byte_matmul(call, made, matrix)
+    codes = codes or _float_sum(call, made, op, {})
+    return codes is not None and call.give(codes)
 
 
 def _matmul_of_two(call: FastCall, requantizer: Requantizer, depth: int | str | None) -> bool:
@@ -221,15 +236,7 @@ def _float_sum(
             sums.append(call.write("Add", product, *offset) if offset else product)
         else:
             sums.append(call.write(op, *inputs, *offset, **attributes))
-    if len(sums) == 2:
-        return made.how.write(call, call.write("Sub" if subtracts else "Add", *sums), spatial, out)
-    return made.how.write(call, sums[0] if len(sums) == 1 else _total(call, sums), spatial, out)
-
-
-def _total(call: FastCall, sums: Sequence[str]) -> str:
-    """The total of exact sums, rounded once."""
-    wide = (call.write("Cast", each, to=_DOUBLE) for each in sums)
-    return call.write("Cast", call.write("Sum", *wide), to=_FLOAT)
+    return made.how.write(call, call.write("Sub", *sums) if subtracts else total(call, sums), spatial, out)
 
 
 def sums(requantizer: Requantizer) -> Mapping[str, Lowering]:
