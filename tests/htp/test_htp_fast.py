@@ -254,6 +254,17 @@ def test_elementwise(op: str, x: str, out: str, rng: np.random.Generator) -> Non
         assert_same(graph, wanted | given_grid, feeds_of(rng, {"a": shapes["a"]}))
 
 
+@pytest.mark.parametrize("kind", ["plain", "8 bits"])
+@pytest.mark.parametrize("x", DTYPES)
+def test_batch_normalization(x: str, kind: str, rng: np.random.Generator) -> None:
+    """A BatchNormalization that no Conv takes up, its scale and bias on grids or not."""
+    constants = {name: rng.uniform(0.5, 2, 5).astype(np.float32) for name in ("scale", "bias", "mean", "variance")}
+    graph = single(Node("BatchNormalization", "n", ("x", *constants), ("y",), {"epsilon": 1e-3}), {"x": (2, 5, 9, 8)}, constants)
+    given_grids = {} if kind == "plain" else {"scale": grid("uint8", 0.01), "bias": grid("uint8", 0.01)}
+    encodings = {"x": grid(x), "y": grid(x, 0.07), **given_grids}
+    assert_same(graph, encodings, feeds_of(rng, {"x": (2, 5, 9, 8)}))
+
+
 @pytest.mark.parametrize("x", DTYPES)
 def test_division(x: str, rng: np.random.Generator) -> None:
     """Div by a constant; by an activation, which may be zero, the kernel computes."""
@@ -418,7 +429,7 @@ def test_means(name: str, dtype: str, kind: str, rng: np.random.Generator) -> No
 def test_every_lowering_is_tested() -> None:
     """No op has a lowering that nothing here runs."""
     sums, moves, means = ({case[0] for case in cases.values()} for cases in (SUMS, MOVES, MEANS))
-    others = {"Add", "Sub", "Mul", "Max", "Min", "PRelu", "Sum", "Div", "Concat", "Resize"}
+    others = {"Add", "Sub", "Mul", "Max", "Min", "PRelu", "Sum", "Div", "BatchNormalization", "Concat", "Resize"}
     norms = {"Softmax", "LogSoftmax", *(case[0] for case in NORMS)}
     assert set(lowerings_of(wide)) <= sums | moves | means | others | norms | set(UNARY)
 

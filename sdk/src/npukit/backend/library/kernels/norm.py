@@ -14,6 +14,7 @@ import numpy as np
 from npukit.backend import Call, Kernel, Result, Value
 from npukit.backend.kernels import along_channels, centered, real_sum_dtype
 from npukit.encoding import Array, Encoding, encoding_for_range, fake_quantize
+from npukit.graph import Node
 
 # numpy reduces a last axis of a few elements one short row at a time; as the first axis it is whole arrays at a time.
 _SHORT = 16
@@ -151,11 +152,16 @@ def batch_normalization(call: Call) -> Sequence[Result]:
     Where the model gives scale and bias on grids of 8 bits, the folded values are rounded to grids of these types over their own
     range: onnxruntime-qnn (MIT, builder/opbuilder/batch_norm_op_builder) folds before it quantizes.
     """
-    x, epsilon = call.value(0).real(), float(call.node.get("epsilon", 1e-5))
-    scale, bias, mean, variance = (call.value(i).real().astype(np.float64) for i in range(1, 5))
-    factor = scale / np.sqrt(variance + epsilon)
-    folded = (_refolded(factor, call.value(1)), _refolded(bias - mean * factor, call.value(2)))
-    return [_scaled(x, *(along_channels(v, x.ndim) for v in folded))]
+    x = call.value(0).real()
+    factor, shift = folded_normalization(call.node, *(call.value(i) for i in range(1, 5)))
+    return [_scaled(x, along_channels(factor, x.ndim), along_channels(shift, x.ndim))]
+
+
+def folded_normalization(node: Node, scale: Value, bias: Value, mean: Value, variance: Value) -> tuple[Array, Array]:
+    """The factor and the shift of every channel, float32, that a BatchNormalization amounts to."""
+    s, b, m, v = (value.real().astype(np.float64) for value in (scale, bias, mean, variance))
+    factor = s / np.sqrt(v + float(node.get("epsilon", 1e-5)))
+    return _refolded(factor, scale), _refolded(b - m * factor, bias)
 
 
 def _refolded(values: Array, given: Value) -> Array:

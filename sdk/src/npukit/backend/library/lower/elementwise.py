@@ -8,6 +8,8 @@ from functools import reduce
 import numpy as np
 
 from npukit.backend import FastCall, Lowering, Operand
+from npukit.backend.kernels import along_channels
+from npukit.backend.library.kernels.norm import folded_normalization
 
 
 def _operands(call: FastCall) -> list[Operand | str] | None:
@@ -39,8 +41,21 @@ def div(call: FastCall) -> bool:
     return divisor is not None and bool(np.all(divisor.real())) and _chain("Div")(call)
 
 
+def batch_normalization(call: FastCall) -> bool:
+    """BatchNormalization in inference form, with constants."""
+    constants, out, rank = [call.constant(i) for i in range(1, 5)], call.wanted(), len(call.shape(0) or ())
+    if out is None or not rank or not _is_real(call, 0) or len(call.node.outputs) > 1:
+        return False
+    values = [value for value in constants if value is not None]
+    if len(values) < len(constants):
+        return False
+    factor, shift = (call.literal(along_channels(v, rank)) for v in folded_normalization(call.node, *values))
+    return call.give(call.quantized(call.write("Add", call.write("Mul", call.real(0), factor), shift), out))
+
+
 ELEMENTWISE: Mapping[str, Lowering] = {
     "Add": _chain("Add"),
+    "BatchNormalization": batch_normalization,
     "Div": div,
     "Max": _chain("Max"),
     "Min": _chain("Min"),

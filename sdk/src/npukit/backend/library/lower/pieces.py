@@ -26,7 +26,7 @@ _WEIGHT_PIECES = (16, 8, 32, 4, 2)
 PIECE = 256
 # Adding and subtracting 1.5 * 2**23 * 256 leaves a float32 below 2**30 rounded to a multiple of 256.
 _ROUND_TO_PIECE = np.float32(1.5 * 2**23 * PIECE)
-_BLOCKS = 8
+_BLOCKS = 16
 _FLOAT, _DOUBLE = 1, 11  # TensorProto
 
 
