@@ -155,6 +155,45 @@ def test_sums_beyond_24_bits(channels: int, inputs: int, kernel: int, bias: floa
     assert_same(single(node, {"x": shape}, constants), encodings, [{"x": rng.uniform(6e4, 65535, shape).astype(np.float32)}])
 
 
+@pytest.fixture(params=[True, False], ids=["floats", "bytes"])
+def kind_of_products(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """16-bit sums as on machines where products of bytes saturate, and as on others, however small they are."""
+    if products_saturate() and not request.param:
+        pytest.skip("products of uint8 and int8 saturate on this machine")
+    monkeypatch.setattr(import_module("npukit.backend.library.lower.sums"), "products_saturate", lambda: request.param)
+    bytewise = import_module("npukit.backend.library.lower.bytewise")
+    for name, least in (("_CHANNELS", 1), ("_PRODUCTS", 0), ("is_short", lambda whole, most: False)):
+        monkeypatch.setattr(bytewise, name, least)
+    return "floats" if request.param else "bytes"
+
+
+@pytest.mark.usefixtures("kind_of_products")
+@pytest.mark.parametrize("zero", [0, 255, 32768, 65535])
+@pytest.mark.parametrize("x", ["uint16", "int16"])
+@pytest.mark.parametrize("name", SUMS)
+def test_16_bit_sums_of_either_kind(name: str, x: str, zero: int, rng: np.random.Generator) -> None:
+    """Every form of a sum, in floats and in bytes, for zero points at the ends of both bytes."""
+    graph, encodings, shapes = sum_case(name, x, "int8", x, "channel", True, rng)
+    lowest = Encoding(x, 1.0).qmin
+    given = encodings | {"x": Encoding(x, encodings["x"].scale, lowest + zero)}
+    for soc in ("v79", "v68"):
+        assert_same(graph, given, feeds_of(rng, shapes), soc=soc)
+
+
+@pytest.mark.parametrize("depth", [200, 3000, 5000])
+@pytest.mark.parametrize("bias", [False, True])
+def test_long_sums_are_cut_into_blocks(depth: int, bias: bool, kind_of_products: str, rng: np.random.Generator) -> None:
+    """Sums that two products cannot hold; one code in some hundred would be another one if they were added in float32."""
+    weight = rng.uniform(0.5, 1, (7, depth, 1, 1)).astype(np.float32)
+    constants = {"w": weight} | ({"b": np.full(7, 40.0, np.float32)} if bias else {})
+    encodings = {"x": Encoding("uint16", 1e-3, 0), "w": encoding_for_weights(weight, "int8", granularity="channel", axis=0)}
+    encodings["y"] = Encoding("uint16", depth * 5e-5 / 65535 * 1e3, 100)
+    if bias:
+        encodings["b"] = Encoding("int32", 1e-3 * encodings["w"].scale, axis=0)
+    graph = single(Node("Conv", "n", ("x", *constants), ("y",)), {"x": (1, depth, 30, 40)}, constants)
+    assert_same(graph, encodings, [{"x": rng.uniform(0, 65.5, (1, depth, 30, 40)).astype(np.float32)}])
+
+
 @pytest.mark.parametrize("saturates", [True, False])
 @pytest.mark.parametrize("x", ["uint8", "int8"])
 def test_sums_that_would_saturate_in_16_bits(x: str, saturates: bool, monkeypatch: pytest.MonkeyPatch) -> None:
