@@ -187,7 +187,7 @@ def test_long_sums_are_cut_into_blocks(depth: int, bias: bool, kind_of_products:
     weight = rng.uniform(0.5, 1, (7, depth, 1, 1)).astype(np.float32)
     constants = {"w": weight} | ({"b": np.full(7, 40.0, np.float32)} if bias else {})
     encodings = {"x": Encoding("uint16", 1e-3, 0), "w": encoding_for_weights(weight, "int8", granularity="channel", axis=0)}
-    encodings["y"] = Encoding("uint16", depth * 5e-5 / 65535 * 1e3, 100)
+    encodings["y"] = Encoding("uint16", depth * 30 / 65535, 100)
     if bias:
         encodings["b"] = Encoding("int32", 1e-3 * encodings["w"].scale, axis=0)
     graph = single(Node("Conv", "n", ("x", *constants), ("y",)), {"x": (1, depth, 30, 40)}, constants)
