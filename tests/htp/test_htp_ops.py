@@ -193,6 +193,15 @@ def test_unary(op: str, dtype: str, rng: np.random.Generator, run_op: Callable[.
     run_op(op, [x], [grid], dtype, soc="v68", **attributes).check(0.985)
 
 
+@pytest.mark.parametrize("dtype", ACTIVATIONS)
+def test_what_has_no_logarithm_is_the_lowest_code(dtype: str, run_op: Callable[..., Any]) -> None:
+    """Zero and negative numbers lie below the logarithm of the least positive one, not at 0."""
+    step = np.float32(0.01)
+    lowest, out = Encoding(dtype, step, Encoding(dtype, 1.0).qmin + 100), Encoding(dtype, step, Encoding(dtype, 1.0).qmin + 200)
+    found = run_op("Log", [np.array([[-0.5, -0.01, 0.0, 1.0]], np.float32)], [lowest], out, soc="v73").got
+    np.testing.assert_allclose(found, [[-2.0, -2.0, -2.0, 0.0]], atol=1e-6)
+
+
 def test_gelu_tanh(rng: np.random.Generator, run_op: Callable[..., Any], grid_of: Callable[..., Any]) -> None:
     """Gelu has its tanh approximation."""
     x = normal(rng, 4, 50)

@@ -56,6 +56,16 @@ def test_check_with_data(cli: Any, tmp_path: Path, embeddings: Path, activations
     assert "reciprocal-range" not in {p["rule"] for p in cured["problems"]}
 
 
+def test_a_logarithm_of_nothing(cli: Any, tmp_path: Path) -> None:
+    """An offset of 1e-10 is nothing on a grid of 16 bits: the logarithm of zero is told of, and one of 0.01 is not."""
+    np.savez(tmp_path / "powers.npz", x=np.linspace(0, 15, 4 * 64, dtype=np.float32).reshape(4, 1, 64))
+    for offset, warned in ((1e-10, True), (1e-2, False)):
+        nodes = [Node("Add", "add", ("x", "offset"), ("sum",)), Node("Log", "log", ("sum",), ("y",))]
+        save(make_graph(nodes, {"x": ("float32", (1, 64))}, ["y"], {"offset": np.float32(offset)}), tmp_path / "log.onnx")
+        found = cli("check", "log.onnx", "--data", "powers.npz", "--activations", "uint16", check=0).stdout
+        assert ("log-of-nothing" in found) == warned
+
+
 def test_ranges_that_are_fine(cli: Any, tmp_path: Path) -> None:
     """The same model says nothing over values of one, nor when there is no data to know the range from."""
     model = norm(tmp_path / "norm.onnx")

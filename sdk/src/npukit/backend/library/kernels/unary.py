@@ -84,7 +84,7 @@ _FUNCTIONS: Mapping[str, Callable[[Node], ArrayFunction]] = {
     "HardSigmoid": _hard_sigmoid,
     "HardSwish": _plain(lambda x: x * np.clip(x / 6 + 0.5, 0, 1)),
     "LeakyRelu": _leaky_relu,
-    "Log": _plain(np.log),
+    "Log": _plain(lambda x: np.log(np.maximum(x, 0))),  # what has no logarithm goes where that of zero goes: to the lowest code
     "Mish": _plain(lambda x: x * np.tanh(np.logaddexp(x, 0))),
     "Neg": _plain(np.negative),
     "Reciprocal": _plain(np.reciprocal),
