@@ -180,6 +180,20 @@ def test_16_bit_sums_of_either_kind(name: str, x: str, zero: int, rng: np.random
         assert_same(graph, given, feeds_of(rng, shapes), soc=soc)
 
 
+@pytest.mark.usefixtures("kind_of_products")
+@pytest.mark.parametrize("op", ["LeakyRelu", "HardSwish"])
+@pytest.mark.parametrize("x", DTYPES)
+@pytest.mark.parametrize("name", ["conv", "conv_pointwise", "conv_depthwise", "conv_1d", "gemm", "matmul"])
+def test_functions_of_sums(name: str, x: str, op: str, rng: np.random.Generator) -> None:
+    """An activation on the real values of a sum, which has no codes from v73 on and has them before."""
+    graph, encodings, shapes = sum_case(name, x, "int8", x, "channel", True, rng)
+    constants = {key: tensor.data for key, tensor in graph.tensors.items() if tensor.is_constant}
+    nodes = [*graph.nodes, Node(op, "a", ("y",), ("z",))]
+    graph = make_graph(nodes, {n: ("float32", s) for n, s in shapes.items()}, ["z"], constants)
+    for soc in ("v79", "v68"):
+        assert_same(graph, encodings | {"z": grid(x, 0.07)}, feeds_of(rng, shapes), soc=soc)
+
+
 @pytest.mark.parametrize("depth", [200, 3000, 5000])
 @pytest.mark.parametrize("bias", [False, True])
 def test_long_sums_are_cut_into_blocks(depth: int, bias: bool, kind_of_products: str, rng: np.random.Generator) -> None:

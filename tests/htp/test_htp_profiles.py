@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import attrs
 import numpy as np
 import pytest
 
@@ -159,3 +160,40 @@ def test_types_name_the_islands() -> None:
         types = backend.compile(graph, grids, backend.soc(soc)).types
         assert types == {"r": expected, "a": "int"}
     assert backend.types(graph, {}, backend.soc("v79")) == {"r": "float32", "a": "float32"}
+
+
+def sum_then(op: str, first: Node, weight: tuple[int, ...], *, read_twice: bool = False) -> Graph:
+    nodes = [first, Node(op, "a", ("t",), ("y",)), *([Node("Relu", "other", ("t",), ("z",))] if read_twice else [])]
+    shape = (1, 4, *[6] * (len(weight) - 2)) if first.op == "Conv" else (3, weight[0])
+    constants = {"w": np.full(weight, 0.03, np.float32)}
+    return make_graph(nodes, {"x": ("float32", shape)}, ["y", "z"] if read_twice else ["y"], constants)
+
+
+CONV = Node("Conv", "c", ("x", "w"), ("t",))
+
+
+@pytest.mark.parametrize(
+    ("soc", "graph", "is_inner"),
+    [
+        ("v79", sum_then("LeakyRelu", CONV, (5, 4, 3, 3)), True),
+        ("v73", sum_then("HardSwish", CONV, (5, 4, 3)), True),
+        ("v79", sum_then("HardSwish", Node("MatMul", "m", ("x", "w"), ("t",)), (4, 5)), True),
+        ("v79", sum_then("LeakyRelu", Node("Gemm", "m", ("x", "w"), ("t",)), (4, 5)), True),
+        ("v69", sum_then("LeakyRelu", CONV, (5, 4, 3, 3)), False),
+        ("v79", sum_then("LeakyRelu", CONV, (5, 4, 3, 3, 3)), False),
+        ("v79", sum_then("LeakyRelu", attrs.evolve(CONV, attributes={"dilations": (2, 2)}), (5, 4, 3, 3)), False),
+        ("v79", sum_then("Sigmoid", CONV, (5, 4, 3, 3)), False),
+        ("v79", sum_then("LeakyRelu", CONV, (5, 4, 3, 3), read_twice=True), False),
+    ],
+)
+def test_sums_that_have_no_codes(soc: str, graph: Graph, is_inner: bool) -> None:
+    """What an activation reads is rounded to its grid, but for the super groups of v73 and later."""
+    encodings = {name: Encoding("uint8", 0.1, 100) for name in ("x", "t", "y", "z")} | {"w": Encoding("int8", 0.01, 0)}
+    backend = HtpBackend()
+    program = backend.compile(graph, encodings, backend.soc(soc))
+    assert ("t" not in program.encodings) == is_inner
+    x = np.random.default_rng(0).standard_normal(graph.tensor("x").shape).astype(np.float32)
+    with backend.open(program, "numpy") as session:
+        found = session.run({"x": x}, ["t"])["t"]
+    steps = found / np.float32(0.1)
+    assert np.allclose(steps, np.rint(steps), atol=1e-4) != is_inner

@@ -22,6 +22,7 @@ from npukit.backend import (
     Option,
     Precision,
     Problem,
+    Program,
     Soc,
     load_constraints,
     load_socs,
@@ -34,7 +35,7 @@ from npukit_htp.arithmetic import arithmetic
 from npukit_htp.cost import estimate
 from npukit_htp.forms import refused_forms
 from npukit_htp.kernels import KERNELS, lowerings
-from npukit_htp.profile import ROUNDED_INPUTS, islands_of, profile_of
+from npukit_htp.profile import ROUNDED_INPUTS, islands_of, profile_of, unrounded
 from npukit_htp.requantize import narrow
 from npukit_htp.rewrites import divide, flatten_norms, fuse_ops
 
@@ -94,11 +95,12 @@ class HtpBackend(KernelBackend):
     def fusions(self) -> tuple[tuple[str, ...], ...]:
         """The super groups of aimet-onnx 2.42 (BSD-3-Clause, htp_quantsim_config_v*.json) whose tensors can share one grid.
 
-        Relu and Clip change nothing on a grid that has their range. AIMET lists Conv with both, and ConvTranspose, Gemm and Add with
-        Relu; that the others round once as well is measured (onnxruntime-qnn 2.7.0, SM8350 and later). Groups whose inner tensor is
-        wider than their output are no such ones: ``npukit_htp.profile``.
+        Relu and Clip change nothing on a grid that has their range. AIMET lists Conv with both, and ConvTranspose, Gemm and Add
+        with Relu; that the others round once as well is measured (onnxruntime-qnn 2.7.0, SM8350 and later). Groups whose inner
+        tensor is wider than their output are no such ones: ``npukit_htp.profile``.
         """
-        return tuple((op, clamp) for op in ("Add", "Conv", "ConvTranspose", "Gemm", "MatMul", "Mul", "Sub") for clamp in ("Relu", "Clip"))
+        sums = ("Add", "Conv", "ConvTranspose", "Gemm", "MatMul", "Mul", "Sub")
+        return tuple((op, clamp) for op in sums for clamp in ("Relu", "Clip"))
 
     def prepare(self, graph: Graph) -> Graph:
         """Fold constants, scales and shifts, put its larger ops together, then drop what nobody reads."""
@@ -123,6 +125,11 @@ class HtpBackend(KernelBackend):
     def types(self, graph: Graph, encodings: Mapping[str, Encoding], soc: Soc) -> Mapping[str, str]:
         """By the encodings, but for the float islands of the chip's numeric family (``npukit_htp.profile``)."""
         return {**super().types(graph, encodings, soc), **islands_of(profile_of(soc), graph, encodings)}
+
+    def compile(self, graph: Graph, encodings: Mapping[str, Encoding], soc: Soc) -> Program:
+        """As every backend does it, but that some tensors have no grid on the chip (``npukit_htp.profile``)."""
+        inner = unrounded(graph, encodings, soc)
+        return super().compile(graph, {name: grid for name, grid in encodings.items() if name not in inner}, soc)
 
     def kernels(self, soc: Soc) -> Mapping[str, Kernel]:
         return KERNELS

@@ -19,19 +19,25 @@ from npukit_htp.requantize import narrow
 class Profile:
     """A numeric family, named after its first architecture.
 
-    ``float_dtype`` is the type in which float islands compute, ``requantize`` what makes codes of exact sums.
+    ``float_dtype`` is the type in which float islands compute, ``requantize`` what makes codes of exact sums. ``of_sums`` are the
+    ops that compute on the real values of the sum before them, not on its codes.
     """
 
     name: str
     float_dtype: str
     requantize: Requantizer
+    of_sums: frozenset[str] = frozenset()
 
 
 # Measured on the simulator of onnxruntime-qnn 2.7.0. Float islands equal results rounded to float16 to 99.7-100 % on v69 and later,
 # the float32 ones on v68. Sums of 16-bit activations and 8-bit weights equal those of a multiplier of 11 bits to 80 % on v68 and
 # v69, all within one step, and those of a float32 multiplier to 80 % from v73 on. There is no simulator of v66.
+#
+# Activations that no grid separates from their Conv are the super groups of aimet-onnx 2.42 (BSD-3-Clause), file
+# htp_quantsim_config_v73.json and later. It has PRelu too, which the provider keeps apart. Behind these two 98 to 99 % of 8-bit
+# codes are those of the simulator, with a grid in between 75 %.
 _FAMILIES = (
-    (73, Profile("v73", "float16", wide)),
+    (73, Profile("v73", "float16", wide, frozenset({"HardSwish", "LeakyRelu"}))),
     (69, Profile("v69", "float16", narrow)),
     (68, Profile("v68", "float32", narrow)),
     (0, Profile("v66", "float32", wide)),
@@ -102,3 +108,24 @@ def islands_of(profile: Profile, graph: Graph, encodings: Mapping[str, Encoding]
     grids = {name for name, encoding in encodings.items() if not encoding.is_float}
     conditions = [(node, FLOAT_ISLANDS[node.key]) for node in graph.nodes if node.key in FLOAT_ISLANDS]
     return {n.name: profile.float_dtype for n, when in conditions if not grids.isdisjoint(n.inputs) and when(n, encodings)}
+
+
+def unrounded(graph: Graph, encodings: Mapping[str, Encoding], soc: Soc) -> frozenset[str]:
+    """The tensors that never exist in codes on a chip: sums that only one of the profile's ``of_sums`` reads.
+
+    A sum is a Conv without dilations over one or two axes, a Gemm, or a MatMul with a constant on the right; AIMET names Conv, the
+    others are measured (onnxruntime-qnn 2.7.0, SM8550 and SM8750), and so it is that other convolutions are none.
+    """
+    of_sums = profile_of(soc).of_sums
+    names = (node.inputs[0] for node in graph.nodes if node.op in of_sums and not node.domain)
+    read_once = (name for name in names if len(graph.consumers[name]) == 1 and name not in graph.outputs)
+    return frozenset(name for name in read_once if _is_sum(graph, encodings, graph.producers.get(name)))
+
+
+def _is_sum(graph: Graph, encodings: Mapping[str, Encoding], node: Node | None) -> bool:
+    if node is None or node.domain or node.op not in ("Conv", "Gemm", "MatMul") or not graph.is_constant(node.inputs[1]):
+        return False
+    grids = [encodings.get(name) for name in (*node.inputs[:2], node.outputs[0])]
+    if any(grid is None or grid.is_float for grid in grids):
+        return False
+    return node.op != "Conv" or (len(graph.tensor(node.inputs[1]).shape or ()) <= 4 and set(node.get("dilations", (1,))) == {1})

@@ -135,6 +135,11 @@ class FastCall:
         """The encoding of output ``index``, None when a segment cannot hold such tensors."""
         return _grid(self._encodings.get(self.node.outputs[index]))
 
+    def gives_real(self, index: int = 0) -> bool:
+        """Whether output ``index`` is real values, float32, without an encoding."""
+        name = self.node.outputs[index]
+        return name not in self._encodings and self._graph.tensor(name).dtype == "float32"
+
     def shape(self, index: int) -> Shape | None:
         """The shape of input ``index`` as far as it is known."""
         return self._graph.tensor(self.node.inputs[index]).shape

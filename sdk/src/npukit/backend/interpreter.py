@@ -190,7 +190,7 @@ class Interpreter(Session):
 def _real(result: Result) -> Array:
     """The real values of what a kernel returned."""
     if isinstance(result, Accumulator):
-        return np.asarray(result.values * result.scale, np.float32)
+        return np.asarray(result.values, np.float32) * np.asarray(result.scale, np.float32)
     return result.real() if isinstance(result, Value) else result
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from npukit.backend import FastCall, Operand
 from npukit.backend.kernels import EXACT_FLOAT32
-from npukit.backend.library.requantize import Requantization
+from npukit.backend.library.requantize import Requantization, spread
 from npukit.backend.ort import OrtModel
 from npukit.encoding import Array
 from npukit.graph import Node, make_graph
@@ -32,15 +32,17 @@ _FLOAT, _DOUBLE = 1, 11  # TensorProto
 
 @attrs.frozen(eq=False)
 class Sum:
-    """The constant side of a sum: integer weights and an integer bias or None, as the kernels have them, and the requantization.
+    """The constant side of a sum: integer weights and an integer bias or None, as the kernels have them, and the scale of the sum.
 
-    ``bias`` has the offset of ``how`` in it. Output channels are on ``axis`` of the weights: 0, 1, or the last one.
+    ``how`` is the requantization, None where the output is real values; ``bias`` has its offset in it. Output channels are on
+    ``axis`` of the weights: 0, 1, or the last one.
     """
 
     weights: Array
     axis: int
     bias: Array | None
-    how: Requantization
+    scale: Array
+    how: Requantization | None
     totals: Array = attrs.field(init=False)
     """The sums of the absolute weights per output channel."""
 
@@ -57,6 +59,13 @@ class Sum:
     def bound(self, most: float) -> float:
         """The largest absolute value of any partial sum when no value of the other operand is beyond ``most``."""
         return float(np.max(self.totals * most + (0 if self.bias is None else np.abs(self.bias)), initial=0))
+
+    def write(self, call: FastCall, total: str, spatial: int) -> str | None:
+        """The output for the total in float32, whose channels stand before ``spatial`` axes; None when it cannot be written."""
+        out = call.wanted()
+        if self.how is None or out is None:
+            return call.write("Mul", total, call.variable(spread(self.scale, spatial)))
+        return self.how.write(call, total, spatial, out)
 
     def parts(self, count: int) -> list[Sum]:
         """Sums over ``count`` parts of the input channels, the bias in the first one."""

@@ -37,16 +37,16 @@ _FLOAT, _DOUBLE = 1, 11  # TensorProto
 
 def _sum(call: FastCall, requantizer: Requantizer, weight: int, channel_axis: int) -> Sum | None:
     x, w, bias, out = call.encoding(0), call.constant(weight), call.constant(2), call.wanted()
-    if x is None or w is None or out is None or (call.has(2) and bias is None):
+    if x is None or w is None or (out is None and not call.gives_real()) or (call.has(2) and bias is None):
         return None
     form = integer_weight(w, channel_axis)
     if form is None:
         return None
     scale = np.asarray(x.steps * form.scale, np.float32)
-    how, total = requantizer(scale, out), integer_bias(bias, scale)
-    if how.offset.any():
+    how, total = None if out is None else requantizer(scale, out), integer_bias(bias, scale)
+    if how is not None and how.offset.any():
         total = how.offset if total is None else total + how.offset
-    return Sum(form.values, channel_axis, total, how)
+    return Sum(form.values, channel_axis, total, scale, how)
 
 
 def _bytes(weight: Array) -> tuple[Array, int] | None:
@@ -79,8 +79,9 @@ def _integer_operands(call: FastCall, made: Sum, stack: tuple[int, ...] = ()) ->
     matrices each has the scales of its own columns. None beyond int32.
     """
     x, out, stored = call.encoding(0), call.wanted(), _bytes(made.weights)
-    fits = made.how.is_qlinear and made.bound(0 if x is None else largest(x)) < _INT32
-    if x is None or out is None or not _is_byte(x, out) or stored is None or not fits:
+    if x is None or out is None or made.how is None or not _is_byte(x, out) or stored is None:
+        return None
+    if not made.how.is_qlinear or made.bound(largest(x)) >= _INT32:
         return None
     codes, zero = stored
     factors = made.how.factor
@@ -217,9 +218,8 @@ def _float_sum(
     call: FastCall, made: Sum, op: str, attributes: Mapping[str, Any], operand: Operand | str = "", spatial: int = 0
 ) -> str | None:
     """CODES of a sum in float32, in pieces; None when it needs too many of them. ``spatial`` axes follow the channels."""
-    x, out, grouped = call.encoding(0), call.wanted(), attributes.get("group", 1) != 1
+    x, grouped = call.encoding(0), attributes.get("group", 1) != 1
     assert x is not None
-    assert out is not None
     parts = terms(call, made, operand or call.integers(0), largest(x), -1 - spatial, grouped=grouped)
     if parts is None:
         return None
@@ -236,7 +236,7 @@ def _float_sum(
             sums.append(call.write("Add", product, *offset) if offset else product)
         else:
             sums.append(call.write(op, *inputs, *offset, **attributes))
-    return made.how.write(call, call.write("Sub", *sums) if subtracts else total(call, sums), spatial, out)
+    return made.write(call, call.write("Sub", *sums) if subtracts else total(call, sums), spatial)
 
 
 def sums(requantizer: Requantizer) -> Mapping[str, Lowering]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -16,6 +16,8 @@ _INT32 = 6  # TensorProto.INT32
 def tabulated(call: FastCall) -> bool:
     """A function of one value by the cheapest form that gives its table."""
     x, out = call.encoding(0), call.wanted()
+    if x is None and out is not None and call.node.op in _OF_SUMS and call.has_real(0):
+        return call.give(call.quantized(_OF_SUMS[call.node.op](call), out))
     if x is None or out is None or any(call.has(i) and call.constant(i) is None for i in range(1, len(call.node.inputs))):
         return False
     table = _table(call, x)
@@ -28,6 +30,19 @@ def tabulated(call: FastCall) -> bool:
     # uint8 and uint16 codes count from 0; negative int16 codes count from the end of a table that starts at code 0.
     ordered = np.roll(table, x.qmin) if x.dtype == "int16" else table
     return call.give(lookup(call, call.code(ordered, out), call.write("Cast", call.codes(0), to=_INT32)))
+
+
+def _leaky_relu(call: FastCall) -> str:
+    return call.write("LeakyRelu", call.real(0), **call.node.attributes)
+
+
+def _hard_swish(call: FastCall) -> str:
+    inner = call.write("Add", call.write("Div", call.real(0), call.literal(np.float32(6))), call.literal(np.float32(0.5)))
+    return call.write("Mul", call.real(0), call.write("Clip", inner, call.literal(np.float32(0)), call.literal(np.float32(1))))
+
+
+_OF_SUMS: Mapping[str, Callable[[FastCall], str]] = {"HardSwish": _hard_swish, "LeakyRelu": _leaky_relu}
+"""Functions that chips compute on the real values of a sum: the float32 operations of their kernels."""
 
 
 def _table(call: FastCall, x: Encoding) -> Array:
