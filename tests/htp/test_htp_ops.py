@@ -237,11 +237,11 @@ BINARY = ("Add", "Sub", "Mul", "Div", "Max", "Min", "PRelu", "Pow", "Mod", "Sum"
 @pytest.mark.parametrize("op", BINARY)
 @pytest.mark.parametrize("dtype", ACTIVATIONS)
 def test_binary(op: str, dtype: str, rng: np.random.Generator, run_op: Callable[..., Any], grid_of: Callable[..., Any]) -> None:
-    """Element-by-element ops broadcast and equal the float op between grids."""
+    """Element-by-element ops broadcast and equal the float op between grids (float islands: before v69)."""
     a = rng.uniform(0.2 if op == "Pow" else -3, 3, (2, 5, 4, 6)).astype(np.float32)
     b = rng.uniform(0.5, 3, (5, 1, 1)).astype(np.float32)
     attributes = {"fmod": 1} if op == "Mod" else {}
-    run_op(op, [a, b], [grid_of(a, dtype), grid_of(b, dtype)], dtype, **attributes).check(0.98)
+    run_op(op, [a, b], [grid_of(a, dtype), grid_of(b, dtype)], dtype, soc="v68", **attributes).check(0.98)
 
 
 @pytest.mark.parametrize("op", ["Add", "Sub", "Mul", "Div", "Max", "Min", "Mod"])

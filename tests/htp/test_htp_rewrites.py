@@ -90,3 +90,16 @@ def test_a_reciprocal_that_others_read_stays() -> None:
     """Only the products become quotients."""
     graph = build(("Abs", "x", "", "a"), ("Reciprocal", "a", "", "r"), ("Mul", "x", "r", "m"), ("Add", "m", "r", "y"))
     assert [node.op for node in HtpBackend().prepare(graph).nodes] == ["Abs", "Reciprocal", "Div", "Add"]
+
+
+@pytest.mark.parametrize(("op", "pair"), [("Sum", "Add"), ("Max", "Max"), ("Min", "Min")])
+def test_nodes_of_many_tensors_become_pairs(op: str, pair: str) -> None:
+    """What would compute in float16 is written as nodes of two tensors; the result keeps its name and its values."""
+    constants = {"k": np.linspace(-1, 1, 120, dtype=np.float32).reshape(SHAPE), "row": np.ones(8, np.float32)}
+    nodes = [Node("Abs", "b", ("x",), ("b",)), Node(op, "n", ("x", "k", "b"), ("y",))]
+    graph = make_graph(nodes, {"x": ("float32", SHAPE)}, ["y"], {"k": constants["k"]})
+    made = HtpBackend().prepare(graph)
+    assert [(n.op, len(n.inputs)) for n in made.nodes] == [("Abs", 1), (pair, 2), (pair, 2)]
+    np.testing.assert_allclose(values(made), values(graph), rtol=1e-6)
+    broadcast = make_graph([nodes[0], Node(op, "n", ("row", "row", "x"), ("y",))], {"x": ("float32", SHAPE)}, ["y"], constants)
+    assert [n.op for n in HtpBackend().prepare(broadcast).nodes][-1] == op

@@ -37,7 +37,7 @@ from npukit_htp.forms import refused_forms
 from npukit_htp.kernels import KERNELS, lowerings
 from npukit_htp.profile import ROUNDED_INPUTS, islands_of, profile_of, unrounded
 from npukit_htp.requantize import narrow
-from npukit_htp.rewrites import divide, flatten_norms, fuse_ops
+from npukit_htp.rewrites import divide, flatten_norms, fuse_ops, pair_up
 
 _DATA = Path(__file__).parent / "data"
 
@@ -103,8 +103,8 @@ class HtpBackend(KernelBackend):
         return tuple((op, clamp) for op in sums for clamp in ("Relu", "Clip"))
 
     def prepare(self, graph: Graph) -> Graph:
-        """Fold constants, scales and shifts, put its larger ops together, then drop what nobody reads."""
-        return remove_dead_nodes(divide(flatten_norms(fuse_ops(reshape_gather_nd(fold_affine(fold_constants(graph)))))))
+        """Fold constants, scales and shifts, put its larger ops together and others apart, then drop what nobody reads."""
+        return remove_dead_nodes(pair_up(divide(flatten_norms(fuse_ops(reshape_gather_nd(fold_affine(fold_constants(graph))))))))
 
     def judge(self, graph: Graph, encodings: Mapping[str, Encoding], soc: Soc, found: tuple[Problem, ...]) -> tuple[Problem, ...]:
         """The op constraints' findings, and the forms that depend on values (``npukit_htp.forms``)."""

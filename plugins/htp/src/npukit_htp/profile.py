@@ -67,6 +67,10 @@ def _has_activation_bias(node: Node, encodings: Mapping[str, Encoding]) -> bool:
     return bias is not None and bias.bits <= 16
 
 
+def _of_many(node: Node, encodings: Mapping[str, Encoding]) -> bool:
+    return len(node.inputs) > 2
+
+
 # Ops that the vendor's execution provider takes without their Q/DQ nodes, so that they run in float between a Dequantize and a
 # Quantize (form "float" in the log of onnxruntime-qnn 2.7.0), and when they do.
 FLOAT_ISLANDS: Mapping[str, _Condition] = {
@@ -74,7 +78,10 @@ FLOAT_ISLANDS: Mapping[str, _Condition] = {
     "GroupNormalization": _always,
     "LayerNormalization": _has_activation_bias,
     "LpPool": _always,
+    "Max": _of_many,
     "MaxRoiPool": _always,
+    "Mean": _always,
+    "Min": _of_many,
     "Reshape": _requantizes,
     "RoiAlign": _always,
     "RotaryEmbedding": _always,
@@ -82,6 +89,7 @@ FLOAT_ISLANDS: Mapping[str, _Condition] = {
     "ScatterND": _always,
     "Selu": _always,
     "Squeeze": _requantizes,
+    "Sum": _always,
     "Tan": _always,
     "ThresholdedRelu": _always,
     "TopK": _always,

@@ -63,6 +63,40 @@ def _on_three(graph: Graph, node: Node) -> tuple[list[Node], list[Tensor]] | Non
     ], between + shapes
 
 
+_PAIRS = {"Max": "Max", "Min": "Min", "Sum": "Add"}
+
+
+def pair_up(graph: Graph) -> Graph:
+    """Write Sum, and Max and Min of many tensors, as nodes of two tensors, which compute on codes.
+
+    The others run in float16 (onnxruntime-qnn 2.7.0 takes them without their Q/DQ nodes). The vendor's converter has Sum as
+    ElementWiseAdd as well.
+    """
+    nodes: list[Node] = []
+    tensors: list[Tensor] = []
+    for node in graph.nodes:
+        if node.op not in _PAIRS or node.domain or not _pairs_up(graph, node):
+            nodes.append(node)
+            continue
+        op, made, count = _PAIRS[node.op], node.inputs[0], len(node.inputs) - 1
+        out = graph.tensor(node.outputs[0])
+        for index, other in enumerate(node.inputs[1:]):
+            is_last = index == count - 1
+            result = out.name if is_last else f"{out.name}.{index}"
+            nodes.append(Node(op, node.name if is_last else f"{node.name}.{index}", (made, other), (result,)))
+            tensors += [] if is_last else [Tensor(result, out.dtype, out.shape)]
+            made = result
+    return graph.evolve(nodes=tuple(nodes)).with_tensors(tensors)
+
+
+def _pairs_up(graph: Graph, node: Node) -> bool:
+    """Whether it is floats, several of them, and every partial result has the shape of the whole."""
+    count, out = len(node.inputs), graph.tensor(node.outputs[0])
+    if out.dtype != "float32" or count < 2:
+        return False
+    return count == 2 or all(graph.tensor(name).shape == out.shape for name in node.inputs)
+
+
 def divide(graph: Graph) -> Graph:
     """Write x * Reciprocal(y) as x / y, as Reciprocal saturates for small inputs (see its caveat); other readers keep it."""
     nodes = tuple(_quotient(graph, node) for node in graph.nodes)

@@ -43,10 +43,24 @@ def _variadic(function: _Binary) -> Kernel:
     return run
 
 
+def total(call: Call) -> Sequence[Result]:
+    """ONNX Sum; in float16 every addition is rounded."""
+    return [_added(call)]
+
+
 def mean(call: Call) -> Sequence[Result]:
-    """ONNX Mean over its inputs."""
-    values = [v.real() for v in call.inputs if v is not None]
-    return [reduce(np.add, values) / np.float32(len(values))]
+    """ONNX Mean over its inputs; in float16 their sum times the reciprocal of their number, as the vendor's simulator has it."""
+    count = len([v for v in call.inputs if v is not None])
+    if call.type == "float16":
+        return [_added(call) * np.float32(np.float16(1 / count))]
+    return [_added(call) / np.float32(count)]
+
+
+def _added(call: Call) -> Array:
+    values = (v.real() for v in call.inputs if v is not None)
+    if call.type != "float16":
+        return reduce(np.add, values)
+    return reduce(lambda a, b: np.asarray((a + b).astype(np.float16), np.float32), values)
 
 
 def mod(call: Call) -> Sequence[Result]:
@@ -111,7 +125,7 @@ ELEMENTWISE: Mapping[str, Kernel] = {
     "PRelu": prelu,
     "Pow": _binary(_power),
     "Sub": _binary(np.subtract),
-    "Sum": _variadic(np.add),
+    "Sum": total,
     "Where": where,
     "Xor": _binary(np.logical_xor),
 }

@@ -52,6 +52,15 @@ def _chain(op: str) -> Lowering:
     return _real(lambda call: str(reduce(lambda a, b: call.write(op, a, b), (call.real(i) for i in range(len(call.node.inputs))))))
 
 
+def _total(call: FastCall) -> str:
+    """The sum of all inputs; in float16 every addition is rounded, the last one with the result."""
+    total = call.real(0)
+    for index in range(1, len(call.node.inputs)):
+        rounds = call.type == "float16" and index > 1
+        total = call.write("Add", call.half(total) if rounds else total, call.real(index))
+    return call.write("Identity", total) if isinstance(total, Operand) else total
+
+
 def _divided(call: FastCall) -> bool:
     """Div where 0 / 0, which has no code that all agree on, cannot be or stays NaN."""
     divisor = call.real_constant(1)
@@ -218,6 +227,6 @@ REAL: Mapping[str, Lowering] = {
     "ReduceMean": _sum(_reduce_mean, data=1),
     "Relu": _or_table(_real(_same, picks=True)),
     "Split": _split,
-    "Sum": _chain("Add"),
+    "Sum": _real(_total),
 }
 """Every op that has a fast form in a float type; functions of one value have it between grids, where they are a table."""
