@@ -84,7 +84,7 @@ def test_float_models_are_left_alone(op: str, x: Array) -> None:
     assert (old != new).any()
 
 
-@pytest.mark.parametrize("op", ["Sum", "Mean", "Max"])
+@pytest.mark.parametrize("op", ["Sum", "Mean", "Max", "Min"])
 def test_nodes_of_three_tensors(op: str, x: Array) -> None:
     """From v69 on they are float16 operations one after the other, of which Mean multiplies by a reciprocal."""
     others = {"a": x[::-1].copy(), "b": (x * np.float32(0.7))[:, ::-1].copy()}
@@ -92,7 +92,7 @@ def test_nodes_of_three_tensors(op: str, x: Array) -> None:
     graph = make_graph([Node(op, "n", names, ("y",))], dict.fromkeys(names, ("float32", SHAPE)), ["y"])
     found = run(graph, {**dict.fromkeys(names, IN), "y": OUT}, {"x": x, **others}, "v79")["y"]
     halves = [fake_quantize(v, IN).astype(np.float16) for v in (x, *others.values())]
-    function = np.maximum if op == "Max" else np.add
+    function = {"Max": np.maximum, "Min": np.minimum}.get(op, np.add)
     wanted = function(function(halves[0], halves[1]), halves[2])
     wanted = wanted * np.float16(1 / 3) if op == "Mean" else wanted
     np.testing.assert_array_equal(codes(found, OUT), codes(wanted.astype(np.float32), OUT))

@@ -63,14 +63,14 @@ def _on_three(graph: Graph, node: Node) -> tuple[list[Node], list[Tensor]] | Non
     ], between + shapes
 
 
-_PAIRS = {"Max": "Max", "Min": "Min", "Sum": "Add"}
+_PAIRS = {"Max": "Max", "Sum": "Add"}
 
 
 def pair_up(graph: Graph) -> Graph:
-    """Write Sum, and Max and Min of many tensors, as nodes of two tensors, which compute on codes.
+    """Write Sum, and Max of many tensors, as nodes of two tensors, which compute on codes.
 
     The others run in float16 (onnxruntime-qnn 2.7.0 takes them without their Q/DQ nodes). The vendor's converter has Sum as
-    ElementWiseAdd as well.
+    ElementWiseAdd as well. Min stays as it is: the chip has none of two tensors of int16.
     """
     nodes: list[Node] = []
     tensors: list[Tensor] = []
