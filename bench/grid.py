@@ -136,6 +136,9 @@ CASES: dict[str, Case] = {
     "ConvDW3x3": _conv((1, 16, 14, 14), (16, 1, 3, 3), pads=(1, 1, 1, 1), group=16),
     "ConvGroup4": _conv((1, 16, 14, 14), (16, 4, 3, 3), pads=(1, 1, 1, 1), group=4),
     "Conv+Relu": _conv((1, 16, 14, 14), (16, 16, 3, 3), pads=(1, 1, 1, 1), then="Relu"),
+    **{
+        f"Conv+{op}": _conv((1, 16, 14, 14), (16, 16, 3, 3), pads=(1, 1, 1, 1), then=op) for op in ("LeakyRelu", "HardSwish")
+    },
     "Conv1x1_single": _conv((1, 16, 8, 8), (1, 16, 1, 1)),
     "Conv1x1_single_nobias": _conv((1, 16, 8, 8), (1, 16, 1, 1), bias=False),
     "Conv1D": _conv((1, 16, 64), (24, 16, 3), pads=(1, 1)),

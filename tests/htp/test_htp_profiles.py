@@ -206,6 +206,8 @@ def test_sums_that_have_no_codes(soc: str, graph: Graph, is_inner: bool) -> None
     backend = HtpBackend()
     program = backend.compile(graph, encodings, backend.soc(soc))
     assert ("t" not in program.encodings) == is_inner
+    wide = backend.compile(graph, encodings | {"w": Encoding("int16", 0.01, 0)}, backend.soc(soc))
+    assert "t" in wide.encodings  # with weights of 16 bits the sum is rounded
     x = np.random.default_rng(0).standard_normal(graph.tensor("x").shape).astype(np.float32)
     with backend.open(program, "numpy") as session:
         found = session.run({"x": x}, ["t"])["t"]

@@ -121,8 +121,8 @@ def islands_of(profile: Profile, graph: Graph, encodings: Mapping[str, Encoding]
 def unrounded(graph: Graph, encodings: Mapping[str, Encoding], soc: Soc) -> frozenset[str]:
     """The tensors that never exist in codes on a chip: sums that only one of the profile's ``of_sums`` reads.
 
-    A sum is a Conv without dilations over one or two axes, a Gemm, or a MatMul with a constant on the right; AIMET names Conv, the
-    others are measured (onnxruntime-qnn 2.7.0, SM8550 and SM8750), and so it is that other convolutions are none.
+    A sum is a Conv without dilations over one or two axes, a Gemm, or a MatMul with a constant on the right, with weights of at
+    most 8 bits. AIMET names Conv, the others are measured (onnxruntime-qnn 2.7.0, SM8550 and SM8750), and so is what is none.
     """
     of_sums = profile_of(soc).of_sums
     names = (node.inputs[0] for node in graph.nodes if node.op in of_sums and not node.domain)
@@ -130,10 +130,13 @@ def unrounded(graph: Graph, encodings: Mapping[str, Encoding], soc: Soc) -> froz
     return frozenset(name for name in read_once if _is_sum(graph, encodings, graph.producers.get(name)))
 
 
+_WIDEST_WEIGHT = 8
+
+
 def _is_sum(graph: Graph, encodings: Mapping[str, Encoding], node: Node | None) -> bool:
     if node is None or node.domain or node.op not in ("Conv", "Gemm", "MatMul") or not graph.is_constant(node.inputs[1]):
         return False
-    grids = [encodings.get(name) for name in (*node.inputs[:2], node.outputs[0])]
-    if any(grid is None or grid.is_float for grid in grids):
+    x, w, y = (encodings.get(name) for name in (*node.inputs[:2], node.outputs[0]))
+    if x is None or w is None or y is None or x.is_float or y.is_float or w.bits > _WIDEST_WEIGHT:
         return False
     return node.op != "Conv" or (len(graph.tensor(node.inputs[1]).shape or ()) <= 4 and set(node.get("dilations", (1,))) == {1})
