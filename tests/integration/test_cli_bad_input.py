@@ -12,6 +12,7 @@ import pytest
 from onnx import TensorProto, helper
 
 import npukit as nk
+from npukit.cli.main import main
 from npukit.errors import ModelError
 from npukit.graph import Node, make_graph
 
@@ -133,6 +134,36 @@ def test_override_of_unknown_tensor(quantize: Any, model: Path, tmp_path: Path) 
     content = {"version": "1.0.0", "activation_encodings": [entry], "param_encodings": []}
     (tmp_path / "o.json").write_text(json.dumps(content))
     refused(quantize(model, "--overrides", "o.json"), "relu_out", code=1)
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        [helper.make_node("Relu", [], ["r"]), helper.make_node("Add", ["x", "r"], ["y"])],
+        [helper.make_node("RandomNormal", [], ["r"], shape=[1, 2, 8, 8]), helper.make_node("Add", ["x", "r"], ["y"])],
+        [
+            helper.make_node("Constant", [], ["s"], value_ints=[1] * 512),
+            helper.make_node("ConstantOfShape", ["s"], ["r"]),
+            helper.make_node("Add", ["x", "r"], ["y"]),
+        ],
+        [
+            helper.make_node("Constant", [], ["s"], value_float=1e-45),
+            helper.make_node("QuantizeLinear", ["x", "s"], ["q"]),
+            helper.make_node("DequantizeLinear", ["q", "s"], ["d"]),
+            helper.make_node("Relu", ["d"], ["y"]),
+        ],
+    ],
+    ids=["node without inputs", "random numbers", "rank 512", "least scale"],
+)
+@pytest.mark.parametrize("command", ["check", "legalize", "quantize"])
+def test_odd_models_are_no_bugs(
+    command: str, nodes: list[onnx.NodeProto], data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Models that no exporter writes are taken or refused by every command that prepares them, and never end as a bug."""
+    flags = {"check": ["--data", data], "legalize": ["-o", tmp_path / "odd.dlc"]}
+    given = flags.get(command, [*flags["check"], *flags["legalize"]])
+    code = main([command, str(write(tmp_path / "odd.onnx", nodes)), *map(str, given)])
+    assert code in (0, 1, 2), capsys.readouterr().err
 
 
 def test_unsupported_op(cli: Any, tmp_path: Path) -> None:
