@@ -8,7 +8,9 @@ both is cut into blocks of inputs, whose sums are added in float64.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 import attrs
@@ -26,7 +28,8 @@ _WEIGHT_PIECES = (16, 8, 32, 4, 2)
 PIECE = 256
 # Adding and subtracting 1.5 * 2**23 * 256 leaves a float32 below 2**30 rounded to a multiple of 256.
 _ROUND_TO_PIECE = np.float32(1.5 * 2**23 * PIECE)
-_BLOCKS = 16
+_BLOCKS = 16  # at most
+_LARGEST_TRIAL = 2**22  # elements of the operand: a larger convolution is not tried out
 _FLOAT, _DOUBLE = 1, 11  # TensorProto
 
 
@@ -79,12 +82,10 @@ Sums: TypeAlias = tuple[Sum, ...]
 
 @attrs.frozen(eq=False)
 class Term:
-    """A sum that is exact in float32, with its other operand: multiples of ``step`` up to ``most``."""
+    """A sum that is exact in float32, with its other operand."""
 
     operand: Operand | str
     sum: Sum
-    most: float
-    step: int = 1
 
 
 def terms(call: FastCall, whole: Sum, operand: Operand | str, most: float, axis: int, *, grouped: bool) -> list[Term] | None:
@@ -96,7 +97,7 @@ def terms(call: FastCall, whole: Sum, operand: Operand | str, most: float, axis:
     if cut is None:
         return None
     parts = zip(split(call, operand, cut, axis), cut, strict=True)
-    return [term for part, sums in parts for term in _written(call, part, sums, most)]
+    return [term for part, sums in parts for term in _written(call, part, sums)]
 
 
 def blocks(whole: Sum, exact: Callable[[Sum], Sums | None], limit: int = _BLOCKS) -> list[Sums] | None:
@@ -159,12 +160,12 @@ def exact_pair(whole: Sum, piece: int, *halves: tuple[Array, float]) -> Sums | N
     return None
 
 
-def _written(call: FastCall, operand: Operand | str, sums: Sums, most: float) -> list[Term]:
+def _written(call: FastCall, operand: Operand | str, sums: Sums) -> list[Term]:
     if len(sums) == 1 or sums[0].weights is not sums[1].weights:
-        return [Term(operand, each, most) for each in sums]
+        return [Term(operand, each) for each in sums]
     shift = call.literal(_ROUND_TO_PIECE)
     upper = call.write("Sub", call.write("Add", operand, shift), shift)
-    return [Term(upper, sums[0], most, PIECE), Term(call.write("Sub", operand, upper), sums[1], PIECE // 2)]
+    return [Term(upper, sums[0]), Term(call.write("Sub", operand, upper), sums[1])]
 
 
 def adds_once(terms: Sequence[Term], shape: Sequence[int | str | None], attributes: Mapping[str, Any]) -> bool:
@@ -172,19 +173,28 @@ def adds_once(terms: Sequence[Term], shape: Sequence[int | str | None], attribut
 
     It does when all products are summed before the other sum is added. A Conv of many channels adds them block by block.
     """
-    upper, lower = terms
+    upper, lower = (term.sum for term in terms)
     sizes = tuple(d for d in shape if isinstance(d, int))
-    if upper.sum.weights.shape[1] != 1 or len(sizes) != upper.sum.weights.ndim or upper.sum.bias is not None:
+    if upper.weights.shape[1] != 1 or len(sizes) != upper.weights.ndim or upper.bias is not None:
         return False
-    rng, feeds, constants, nodes = np.random.default_rng(0), {}, {}, []
-    for name, term in zip("ab", terms, strict=True):  # the largest sums, all of one sign, so that adding them does round
-        feeds[name] = (rng.uniform(0.9 * term.most, term.most, sizes) // term.step * term.step).astype(np.float32)
-        constants[f"w{name}"] = np.abs(term.sum.weights).astype(np.float32)
-        nodes.append(Node("Conv", name, (name, f"w{name}"), (f"sum of {name}",), attributes))
-    if lower.sum.bias is not None:
-        constants["bias"] = np.abs(np.broadcast_to(lower.sum.bias, lower.sum.totals.shape)).astype(np.float32)
-        nodes[1] = attrs.evolve(nodes[1], inputs=(*nodes[1].inputs, "bias"))
-    nodes.append(Node("Add", "add", ("sum of a", "sum of b"), ("total",)))
-    graph = make_graph(nodes, dict.fromkeys(feeds, ("float32", sizes)), ["total"], constants)
-    with OrtModel(graph) as fused, OrtModel(graph, ["sum of a", "sum of b"]) as apart:
-        return bool(np.array_equal(fused.run(feeds)["total"], np.add(*apart.run(feeds).values())))
+    if math.prod(sizes) > _LARGEST_TRIAL:
+        return False
+    return _trial(sizes, upper.weights.shape, lower.bias is not None, tuple(sorted(attributes.items())))
+
+
+@lru_cache(maxsize=256)
+def _trial(shape: tuple[int, ...], weight: tuple[int, ...], has_bias: bool, attributes: tuple[tuple[str, Any], ...]) -> bool:
+    """Whether the sum of two convolutions is rounded once, where both are exact and their sum needs up to 28 bits."""
+    rng = np.random.default_rng(0)
+    most = EXACT_FLOAT32 / (9 * math.prod(weight[1:]))
+    x = np.rint(rng.uniform(0.9 * most, most, shape)).astype(np.float32)
+    pieces = [rng.integers(6, 9, weight).astype(np.float32) for _ in range(2)]
+    constants = {"a": 16 * pieces[0], "b": pieces[1]} | ({"bias": np.full(weight[0], most, np.float32)} if has_bias else {})
+    nodes = [
+        Node("Conv", "upper", ("x", "a"), ("upper",), dict(attributes)),
+        Node("Conv", "lower", ("x", "b", *(["bias"] if has_bias else [])), ("lower",), dict(attributes)),
+        Node("Add", "add", ("upper", "lower"), ("total",)),
+    ]
+    graph = make_graph(nodes, {"x": ("float32", shape)}, ["total"], constants)
+    with OrtModel(graph) as fused, OrtModel(graph, ["upper", "lower"]) as apart:
+        return bool(np.array_equal(fused.run({"x": x})["total"], np.add(*apart.run({"x": x}).values())))
