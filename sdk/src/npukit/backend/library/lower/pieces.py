@@ -179,7 +179,8 @@ def adds_once(terms: Sequence[Term], shape: Sequence[int | str | None], attribut
         return False
     if math.prod(sizes) > _LARGEST_TRIAL:
         return False
-    return _trial(sizes, upper.weights.shape, lower.bias is not None, tuple(sorted(attributes.items())))
+    form = tuple((name, tuple(value) if isinstance(value, list) else value) for name, value in sorted(attributes.items()))
+    return _trial(sizes, upper.weights.shape, lower.bias is not None, form)
 
 
 @lru_cache(maxsize=256)
