@@ -168,11 +168,11 @@ def kind_of_products(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.usefixtures("kind_of_products")
-@pytest.mark.parametrize("zero", [0, 255, 32768, 65535])
+@pytest.mark.parametrize("zero", [255, 65280])
 @pytest.mark.parametrize("x", ["uint16", "int16"])
 @pytest.mark.parametrize("name", SUMS)
 def test_16_bit_sums_of_either_kind(name: str, x: str, zero: int, rng: np.random.Generator) -> None:
-    """Every form of a sum, in floats and in bytes, for zero points at the ends of both bytes."""
+    """Every form of a sum, in floats and in bytes, for zero points at opposite ends of their two bytes."""
     graph, encodings, shapes = sum_case(name, x, "int8", x, "channel", True, rng)
     lowest = Encoding(x, 1.0).qmin
     given = encodings | {"x": Encoding(x, encodings["x"].scale, lowest + zero)}
