@@ -40,6 +40,14 @@ def _trials() -> Iterator[tuple[Graph, Array, int]]:
     for rows in (1, 2, 64):
         for op in ("QLinearMatMul", "QGemm"):
             yield _graph(op, (rows, _DEPTH), matrix, _DEPTH, {}), np.full((rows, _DEPTH), 255, np.uint8), 100
+        yield _to_float(rows, matrix), np.full((rows, _DEPTH), 255, np.uint8), _DEPTH * 255 * 127
+
+
+def _to_float(rows: int, matrix: Array) -> Graph:
+    """The sums of the largest products as they are."""
+    constants = {"one": np.asarray(np.float32(1)), "w": matrix}
+    node = Node("MatMulIntegerToFloat", "n", ("x", "w", "one", "one"), ("y",), {}, "com.microsoft")
+    return make_graph([node], {"x": ("uint8", (rows, _DEPTH))}, ["y"], constants)
 
 
 def _graph(op: str, shape: tuple[int, ...], weight: Array, terms: int, attributes: dict[str, Any]) -> Graph:
