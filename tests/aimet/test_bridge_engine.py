@@ -730,9 +730,9 @@ def test_the_real_adaround_helps(real: str) -> None:
     """On the digit classifier with 4-bit weights: at most half the error of the logits on held-out images."""
     with np.load(DATA) as archive:
         images, held_out = archive["calibration"][:64], archive["test_images"][:100]
-    given: dict[str, Any] = {"backend": "cpu", "data": {"image": images}, "options": Options(weights="int4"), "batch": 1}
-    nearest = quantize(MODEL, **given)
-    rounded = quantize(MODEL, **given, optimize=[AimetAdaround(iterations=400)])
+    given: dict[str, Any] = {"backend": "cpu", "data": {"image": images}, "options": Options(weights="int4")}
+    nearest = quantize(Request(MODEL, batch=1), **given)
+    rounded = quantize(Request(MODEL, batch=1), **given, optimize=[AimetAdaround(iterations=400)])
     errors = [_logit_error(q, held_out) for q in (nearest, rounded)]
     assert errors[1] < 0.5 * errors[0], errors
 
