@@ -14,6 +14,12 @@ settings.load_profile("npukit")
 ROOT = Path(__file__).resolve().parent.parent
 
 
+@pytest.fixture(autouse=True)
+def no_aimet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests that need a real AIMET ask for it; the others see none, and take seconds wherever there is one."""
+    monkeypatch.delenv("AIMET_ENV_PYTHON", raising=False)
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder with real pretrained models and reference files beside the project; tests that need it skip without it."""
