@@ -11,6 +11,7 @@ import pytest
 BENCH = Path(__file__).resolve().parents[2] / "bench" / "memory.py"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="anonymous memory is read from /proc")
 def test_bars(tmp_path: Path) -> None:
     """Packages, and the commands quantize, check, info and run, on 322 MB of weights."""

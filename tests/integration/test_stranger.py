@@ -123,6 +123,7 @@ def test_grids_and_the_setting(folder: Path) -> None:
     assert np.any(results["floor"] < results["nearest"])
 
 
+@pytest.mark.slow
 def test_one_session_for_many_threads(folder: Path) -> None:
     """Sixteen threads that ask one session for different tensors get what one thread gets."""
     made = nk.quantize(folder / "plain.onnx", STRANGER.ShiftNpu(), data=folder / "data.npz")
