@@ -75,6 +75,7 @@ def results(made: qaicrt.InferenceVector) -> list[float]:
     return [float(np.frombuffer(buffer, np.float32)[0]) for buffer in made.getVector()[1:]]
 
 
+@pytest.mark.slow
 def test_two_thousand_threads(qpc: qaicrt.Qpc) -> None:
     """Each submits one inference and waits for that one; all start at once."""
     everything = qaicrt.InferenceSet(qaicrt.Context(), qpc, 0, 10, 7)

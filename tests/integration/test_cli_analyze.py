@@ -120,6 +120,7 @@ def test_package_keeps_its_encodings(cli: Any, model: Path, data: Path) -> None:
     assert found["layers"][1]["all"] == pytest.approx(direct["layers"][1]["all"], abs=0.01)
 
 
+@pytest.mark.slow
 def test_bad_input(cli: Any, model: Path, data: Path, tmp_path: Path) -> None:
     """No data, missing files, NaN, a report that cannot be written, a model without encodings: one line each, and no report."""
     refused(cli("analyze", model), "--data", code=2)

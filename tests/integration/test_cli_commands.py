@@ -112,6 +112,7 @@ def test_quantize_warns_of_what_is_lost(cli: Any, model: Path, data: Path, tmp_p
     assert found["outputs"]["y"] < 10
 
 
+@pytest.mark.slow
 def test_quantize_says_why_it_did_not_measure(cli: Any, model: Path, data: Path, package: Path, tmp_path: Path) -> None:
     """A profile has no samples, a backend may have no way to run: the package is written all the same."""
     cli("profile", model, "--data", data, "-o", "seen.npz", check=0)

@@ -59,6 +59,7 @@ def test_optimizers_in_order(words: list[Any], cli: Any) -> None:
     assert "optimizer:adaround" in done.stdout
 
 
+@pytest.mark.slow
 def test_the_published_configuration(words: list[Any], cli: Any, tmp_path: Path) -> None:
     """One YAML file drives AdaRound on its own data and mixed precision with the user's evaluator; results are written."""
     config = tmp_path / "aimet.yaml"
@@ -104,6 +105,7 @@ def test_what_is_wrong_is_named(words: list[Any], cli: Any, tmp_path: Path, old:
     assert not (tmp_path / "m.dlc").exists()
 
 
+@pytest.mark.slow
 def test_compare_knows_that_weights_were_changed(words: list[Any], cli: Any, tmp_path: Path) -> None:
     """Rounded weights are no reference: a note says so, and with the original as --reference the result is the honest one."""
 

@@ -70,6 +70,7 @@ def test_sweep(words: list[Any], cli: Any, tmp_path: Path) -> None:
     assert {row.name: row.sqnr["htp"] for row in found.outputs} == pytest.approx({"y": float(table[0]["sqnr y"])})
 
 
+@pytest.mark.slow
 def test_jobs_give_the_same(words: list[Any], cli: Any) -> None:
     """Processes load plugin files and the evaluator themselves; the JSON is that of one process, byte by byte."""
     pytest.importorskip("joblib")

@@ -79,6 +79,7 @@ def test_a_module_that_is_called_twice(torch: ModuleType) -> None:
     assert names(graph) == ["first/Gemm", "first/Gemm_1", "Relu", "second/Gemm"]
 
 
+@pytest.mark.slow
 def test_program_with_a_symbol(torch: ModuleType) -> None:
     """A dynamic dimension stays a symbol, is told of by check, and is bound like one of an ONNX file."""
     batch = torch.export.Dim("batch")
@@ -93,6 +94,7 @@ def test_program_with_a_symbol(torch: ModuleType) -> None:
         assert not nk.check(request, "htp").problems
 
 
+@pytest.mark.slow
 def test_decoder(torch: ModuleType) -> None:
     """A decoder of transformers: the paths are those that its parameters have."""
     transformers = pytest.importorskip("transformers", reason="transformers is not installed")
@@ -106,6 +108,7 @@ def test_decoder(torch: ModuleType) -> None:
         np.testing.assert_allclose(found, model.eval()(ids).logits.numpy(), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_command_line(torch: ModuleType, network: Any, save: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """check and quantize take a .pt2 file; what is printed is the result and nothing of the exporter's."""
     path = save(network, *example(torch))
