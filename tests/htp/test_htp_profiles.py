@@ -208,6 +208,8 @@ def test_sums_that_have_no_codes(soc: str, graph: Graph, is_inner: bool) -> None
     assert ("t" not in program.encodings) == is_inner
     wide = backend.compile(graph, encodings | {"w": Encoding("int16", 0.01, 0)}, backend.soc(soc))
     assert "t" in wide.encodings  # with weights of 16 bits the sum is rounded
+    real = backend.compile(graph, {n: e for n, e in encodings.items() if n != "y"}, backend.soc(soc))
+    assert "t" in real.encodings  # and before an activation in float
     x = np.random.default_rng(0).standard_normal(graph.tensor("x").shape).astype(np.float32)
     with backend.open(program, "numpy") as session:
         found = session.run({"x": x}, ["t"])["t"]

@@ -34,7 +34,7 @@ class Profile:
 # v69, all within one step, and those of a float32 multiplier to 80 % from v73 on. There is no simulator of v66.
 #
 # Activations that no grid separates from their Conv are the super groups of aimet-onnx 2.42 (BSD-3-Clause), file
-# htp_quantsim_config_v73.json and later. It has PRelu too, which the provider keeps apart. Behind these two 98 to 99 % of 8-bit
+# htp_quantsim_config_v73.json and later. It has PRelu too, which the provider keeps apart. Behind these two 97 to 99 % of 8-bit
 # codes are those of the simulator, with a grid in between 75 %.
 _FAMILIES = (
     (73, Profile("v73", "float16", wide, frozenset({"HardSwish", "LeakyRelu"}))),
@@ -125,7 +125,9 @@ def unrounded(graph: Graph, encodings: Mapping[str, Encoding], soc: Soc) -> froz
     most 8 bits. AIMET names Conv, the others are measured (onnxruntime-qnn 2.7.0, SM8550 and SM8750), and so is what is none.
     """
     of_sums = profile_of(soc).of_sums
-    names = (node.inputs[0] for node in graph.nodes if node.op in of_sums and not node.domain)
+    names = (
+        node.inputs[0] for node in graph.nodes if node.op in of_sums and not node.domain and _is_code(encodings, node.outputs[0])
+    )
     read_once = (name for name in names if len(graph.consumers[name]) == 1 and name not in graph.outputs)
     return frozenset(name for name in read_once if _is_sum(graph, encodings, graph.producers.get(name)))
 
@@ -133,10 +135,15 @@ def unrounded(graph: Graph, encodings: Mapping[str, Encoding], soc: Soc) -> froz
 _WIDEST_WEIGHT = 8
 
 
+def _is_code(encodings: Mapping[str, Encoding], name: str) -> bool:
+    encoding = encodings.get(name)
+    return encoding is not None and not encoding.is_float
+
+
 def _is_sum(graph: Graph, encodings: Mapping[str, Encoding], node: Node | None) -> bool:
     if node is None or node.domain or node.op not in ("Conv", "Gemm", "MatMul") or not graph.is_constant(node.inputs[1]):
         return False
-    x, w, y = (encodings.get(name) for name in (*node.inputs[:2], node.outputs[0]))
-    if x is None or w is None or y is None or x.is_float or y.is_float or w.bits > _WIDEST_WEIGHT:
+    weight = encodings.get(node.inputs[1])
+    if weight is None or weight.bits > _WIDEST_WEIGHT or not all(_is_code(encodings, n) for n in (node.inputs[0], node.outputs[0])):
         return False
     return node.op != "Conv" or (len(graph.tensor(node.inputs[1]).shape or ()) <= 4 and set(node.get("dilations", (1,))) == {1})
