@@ -93,11 +93,15 @@ def _conv(
     return Case(op, (Arg(x), Arg(w, -0.5, 0.5, "weight"), *biases), attributes, axes=axes, then=then)
 
 
-def _gemm(*, bias: bool, trans: int) -> Case:
+def _gemm(*, bias: bool, trans: int, then: str = "") -> Case:
     weight = (32, 64) if trans else (64, 32)
     biases = (Arg((32,), kind="bias"),) if bias else ()
     return Case(
-        "Gemm", (Arg((16, 64)), Arg(weight, -0.5, 0.5, "weight"), *biases), {"transB": trans}, axes=(0, 1) if trans else (1, 0)
+        "Gemm",
+        (Arg((16, 64)), Arg(weight, -0.5, 0.5, "weight"), *biases),
+        {"transB": trans},
+        axes=(0, 1) if trans else (1, 0),
+        then=then,
     )
 
 
@@ -148,10 +152,17 @@ CASES: dict[str, Case] = {
     "ConvTranspose_nobias": _conv((1, 16, 8, 8), (16, 4, 3, 3), bias=False, op="ConvTranspose"),
     "Gemm": _gemm(bias=True, trans=1),
     "Gemm_transB0": _gemm(bias=True, trans=0),
+    **{f"Gemm+{op}": _gemm(bias=True, trans=1, then=op) for op in ("LeakyRelu", "HardSwish", "Relu")},
     "Gemm_nobias": _gemm(bias=False, trans=1),
     "MatMul_w": Case("MatMul", (Arg((1, 16, 64)), Arg((64, 32), -0.5, 0.5, "weight")), axes=(1, 0)),
     "MatMul_aa": Case("MatMul", (Arg((1, 4, 16, 32)), Arg((1, 4, 32, 16), -2, 2))),
+    **{
+        f"MatMul+{op}": Case("MatMul", (Arg((1, 16, 64)), Arg((64, 32), -0.5, 0.5, "weight")), axes=(1, 0), then=op)
+        for op in ("LeakyRelu", "HardSwish", "Relu")
+    },
     "Add": Case("Add", (Arg(), Arg(SHAPE, -2, 2))),
+    **{f"{op}+Relu": Case(op, (Arg(), Arg(SHAPE, -2, 2)), then="Relu") for op in ("Sub", "Mul")},
+    **{f"{op}3": Case(op, (Arg(), Arg(SHAPE, -2, 2), Arg(SHAPE, -1, 3))) for op in ("Sum", "Mean", "Max", "Min")},
     "Add_samescale": Case("Add", (Arg(), Arg()), ties=True),
     "Add_const": Case("Add", (Arg(), Arg((1, 16, 1, 1), -2, 2, "const"))),
     "Sub": Case("Sub", (Arg(), Arg(SHAPE, -2, 2))),

@@ -208,6 +208,9 @@ def test_sums_that_have_no_codes(soc: str, graph: Graph, is_inner: bool) -> None
     assert ("t" not in program.encodings) == is_inner
     wide = backend.compile(graph, encodings | {"w": Encoding("int16", 0.01, 0)}, backend.soc(soc))
     assert "t" in wide.encodings  # with weights of 16 bits the sum is rounded
+    blocks = Encoding("int4", np.full((2, 5), 0.01, np.float32), axis=0, block_size=2)
+    if graph.nodes[0].op == "MatMul":
+        assert "t" in backend.compile(graph, encodings | {"w": blocks}, backend.soc(soc)).encodings
     real = backend.compile(graph, {n: e for n, e in encodings.items() if n != "y"}, backend.soc(soc))
     assert "t" in real.encodings  # and before an activation in float
     x = np.random.default_rng(0).standard_normal(graph.tensor("x").shape).astype(np.float32)

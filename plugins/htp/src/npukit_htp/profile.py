@@ -122,7 +122,8 @@ def unrounded(graph: Graph, encodings: Mapping[str, Encoding], soc: Soc) -> froz
     """The tensors that never exist in codes on a chip: sums that only one of the profile's ``of_sums`` reads.
 
     A sum is a Conv without dilations over one or two axes, a Gemm, or a MatMul with a constant on the right, with weights of at
-    most 8 bits. AIMET names Conv, the others are measured (onnxruntime-qnn 2.7.0, SM8550 and SM8750), and so is what is none.
+    most 8 bits, not in blocks. AIMET names Conv, the others are measured (onnxruntime-qnn 2.7.0, SM8550 and SM8750), and so is
+    what is none.
     """
     of_sums = profile_of(soc).of_sums
     names = (
@@ -144,6 +145,8 @@ def _is_sum(graph: Graph, encodings: Mapping[str, Encoding], node: Node | None) 
     if node is None or node.domain or node.op not in ("Conv", "Gemm", "MatMul") or not graph.is_constant(node.inputs[1]):
         return False
     weight = encodings.get(node.inputs[1])
-    if weight is None or weight.bits > _WIDEST_WEIGHT or not all(_is_code(encodings, n) for n in (node.inputs[0], node.outputs[0])):
+    if weight is None or weight.bits > _WIDEST_WEIGHT or weight.granularity == "block":
+        return False
+    if not all(_is_code(encodings, name) for name in (node.inputs[0], node.outputs[0])):
         return False
     return node.op != "Conv" or (len(graph.tensor(node.inputs[1]).shape or ()) <= 4 and set(node.get("dilations", (1,))) == {1})
